@@ -1,0 +1,1 @@
+"""Observability: facts in, telemetry out; imports the product, is never imported by it."""

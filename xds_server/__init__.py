@@ -1,0 +1,1 @@
+"""The xDS server: Gateway API objects in, Envoy resources out."""

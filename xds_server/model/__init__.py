@@ -1,0 +1,1 @@
+"""The values that flow through the control pipeline: ClusterState in, Graph out."""
