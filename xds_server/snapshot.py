@@ -65,6 +65,6 @@ class Snapshot:
         """The version of a whole collection: what SotW calls version_info."""
         digest = xxhash.xxh3_128()
         for name, resource in self.of_type(type_url).items():
-            digest.update(name)
-            digest.update(resource.version)
+            digest.update(name.encode())
+            digest.update(resource.version.encode())
         return digest.hexdigest()
