@@ -1,0 +1,85 @@
+"""What recording costs: a streamed request (one Decision, one Outcome with every figure known) through the Recorder.
+
+Run: python benchmarks/record.py [requests]. The last line is JSON.
+"""
+
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable
+
+from observability import catalogue as c
+from observability.exporters.prometheus import text
+from observability.record import Recorder
+from observability.registry import Registry
+from picker.facts import Decision, Outcome
+
+MODELS = tuple(f"model-{n}" for n in range(10))
+
+
+def requests(count: int) -> list[tuple[Decision, Outcome]]:
+    made = []
+    for n in range(count):
+        model, endpoint, tokens = MODELS[n % 10], f"10.0.0.{n % 16}:8000", 100 + n % 300
+        common = ("ns/pool", model, model, "chat", n % 3, "tenant", True)
+        size, seconds = 900 + n % 5000, 0.0002 + n % 7 / 1e4
+        decision = Decision(f"id-{n}", 1.0, *common, (endpoint,), 16, 800, 16 * (n % 50), size, seconds)
+        figures = {"duration": 0.4 + tokens / 50, "ttft": 0.1 + n % 40 / 50, "queue": 0.0}
+        usage = {"input_tokens": 812, "cached_tokens": 640, "output_tokens": tokens, "predicted_cached_tokens": 600}
+        sizes = {"request_bytes": size, "response_bytes": 40 * tokens}
+        made.append((decision, Outcome(f"id-{n}", 1.0, *common, 200, "", endpoint, **figures, **usage, **sizes)))
+    return made
+
+
+def best(run: Callable[[], int], rounds: int = 40) -> float:
+    """Seconds per operation: the best of several rounds, for other programs share the machine."""
+    found = []
+    for _ in range(rounds):
+        gc.collect()
+        gc.disable()
+        start = time.perf_counter()
+        count = run()
+        found.append((time.perf_counter() - start) / count)
+        gc.enable()
+    return min(found)
+
+
+def main(count: int) -> None:
+    registry = Registry()
+    recorder = Recorder(registry, models=MODELS)
+    facts = requests(count)
+
+    def record() -> int:
+        observe = recorder.observe
+        for decision, outcome in facts:
+            observe(decision)
+            observe(outcome)
+        return len(facts)
+
+    counter = registry.counter(c.XDS_PUSHES_TOTAL).bind(type_url="cds").inc
+    histogram = registry.histogram(c.LOOP_LAG_SECONDS).bind().observe
+
+    def count_up() -> int:
+        for _ in range(count):
+            counter()
+        return count
+
+    def observe_one() -> int:
+        for _ in range(count):
+            histogram(0.003)
+        return count
+
+    us = best(record) * 1e6
+    start = time.perf_counter()
+    page = text(registry.snapshot())
+    rendered = (time.perf_counter() - start) * 1e3
+    print(f"counter.inc          {best(count_up) * 1e6:8.3f} us")
+    print(f"histogram.observe    {best(observe_one) * 1e6:8.3f} us")
+    print(f"snapshot and render  {rendered:8.1f} ms  ({len(page) / 1024:.0f} KiB)")
+    print(f"a request            {us:8.3f} us  (one decision and one outcome)")
+    print(json.dumps({"us_per_request": round(us, 3)}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2_000)

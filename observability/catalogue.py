@@ -1,0 +1,251 @@
+"""Every metric of Penstock, once: name, kind, unit, labels, buckets, meaning. Dashboards, docs and exporters read it here.
+
+Names follow the Prometheus naming rules (base units as suffix, `_total` for counters). Definitions of the latencies are
+those of the Kubernetes project inference-perf, so that benchmarks and dashboards speak of one thing. Written out for
+readers in docs/metrics.md by `python -m observability.catalogue`.
+"""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+PREFIX = "penstock_"
+OTHER = "other"  # what a capped label says once its cap is reached
+
+Kind = Literal["counter", "gauge", "histogram"]
+Stability = Literal["stable", "experimental"]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A label is bounded: by its `values`, by a cap (client-controlled), or by what the operator has configured (neither)."""
+
+    name: str
+    meaning: str
+    values: tuple[str, ...] = ()  # closed set; empty: open
+    capped: bool = False  # clients control it: a pinned list and a cap, the rest is `other`
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """`buckets` are upper bounds in `unit`, ascending, without +Inf; empty unless `kind` is histogram."""
+
+    name: str
+    kind: Kind
+    unit: str  # UCUM-like: seconds, bytes, tokens, requests, ratio (of 1); "" for a plain count
+    help: str
+    labels: tuple[Label, ...] = ()
+    buckets: tuple[float, ...] = ()
+    stability: Stability = "stable"
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(label.name for label in self.labels)
+
+
+# Buckets hold every objective that we suggest (TTFT 2 s, TPOT 0.1 s, schedule 10 ms) as a bound: a good/total ratio is exact.
+E2E_BUCKETS = (
+    *(0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0),
+    *(120.0, 240.0, 480.0, 900.0, 1800.0, 3600.0),
+)
+TTFT_BUCKETS = (
+    *(0.005, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0),
+    *(30.0, 60.0, 120.0),
+)
+TPOT_BUCKETS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0),
+)
+SHORT_BUCKETS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.25, 1.0)
+SIZE_BUCKETS = tuple(float(4**power) for power in range(4, 14))  # 256 B ... 64 MiB
+TOKEN_BUCKETS = (0.0, *(float(2**power) for power in range(21)))  # 0, 1 ... 1 048 576
+RATIO_BUCKETS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
+POOL = Label("pool", "InferencePool as `namespace/name`; empty where the request reached none")
+MODEL = Label("model_name", "the model that the client asked for", capped=True)
+TARGET = Label("target_model_name", "the model that the server was asked for, after rewrite or split", capped=True)
+PRIORITY = Label("priority", "of the InferenceObjective; 0 without one")
+BASE = (POOL, MODEL, TARGET, PRIORITY)
+ENDPOINT = Label("endpoint", "model server as `ip:port`", capped=True)
+OUTCOME = Label("outcome", "did it end well", ("ok", "error"))
+STREAMING = Label("streaming", "did the client ask for a stream", ("true", "false"))
+CLASS = Label("class", "whose error: availability counts `server` only", ("client", "server", "shed", "cancelled"))
+REASON = Label(
+    "reason",
+    "why, one name per cause",
+    (
+        *("bad_request", "body_too_large", "model_not_found", "no_route", "no_endpoints", "shed_priority"),
+        *("picker_unavailable", "upstream_connect", "upstream_reset", "upstream_timeout", "upstream_4xx"),
+        *("upstream_5xx", "stream_aborted", "client_cancelled", "lost"),
+    ),
+)
+CODE = Label("code", "HTTP status that the client saw; 0 where it saw none")
+TOKEN_TYPE = Label("type", "`cached_input` is a part of `input`", ("input", "cached_input", "output"))
+ABORTED_BY = Label("by", "who ended the stream early", ("client", "upstream"))
+STATE = Label("state", "of the endpoint", ("ready", "stale", "draining", "unhealthy"))
+DIRECTION = Label("direction", "`over`: predicted at least what was cached", ("over", "under"))
+XDS_TYPES = ("cds", "eds", "lds", "rds", "sds", "other")
+TYPE_URL = Label("type_url", "xDS resource type, short", XDS_TYPES)
+XDS_TYPE = Label("type", "xDS resource type, short", XDS_TYPES)
+KIND = Label("kind", "Kubernetes kind of the object")
+VERSION = Label("version", "of Penstock")
+COMMIT = Label("commit", "that it was built from")
+
+_declared: list[Metric] = []
+
+
+def _metric(kind: Kind, name: str, unit: str, meaning: str, *labels: Label, **more: object) -> Metric:
+    metric = Metric(PREFIX + name, kind, unit, meaning, labels, **more)  # type: ignore[arg-type]
+    _declared.append(metric)
+    return metric
+
+
+def _counter(name: str, unit: str, meaning: str, *labels: Label) -> Metric:
+    return _metric("counter", name, unit, meaning, *labels)
+
+
+def _gauge(name: str, unit: str, meaning: str, *labels: Label) -> Metric:
+    return _metric("gauge", name, unit, meaning, *labels)
+
+
+def _histogram(name: str, unit: str, meaning: str, buckets: tuple[float, ...], *labels: Label) -> Metric:
+    return _metric("histogram", name, unit, meaning, *labels, buckets=buckets)
+
+
+REQUESTS_TOTAL = _counter("requests_total", "requests", "Requests that ended, however they ended.", *BASE)
+REQUEST_ERRORS_TOTAL = _counter(
+    "request_errors_total",
+    "requests",
+    "Requests that did not end well. Absent until the first error: query with `or vector(0)`.",
+    *(*BASE, CLASS, REASON, CODE),
+)
+REQUEST_DURATION_SECONDS = _histogram(
+    *("request_duration_seconds", "seconds", "Request received to last byte to the client.", E2E_BUCKETS),
+    *(*BASE, OUTCOME),
+)
+TIME_TO_FIRST_TOKEN_SECONDS = _histogram(
+    "time_to_first_token_seconds",
+    "seconds",
+    "Request received to first body byte of the server (streaming: the first event). Only responses of a model.",
+    *(TTFT_BUCKETS, *BASE, STREAMING),
+)
+TIME_PER_OUTPUT_TOKEN_SECONDS = _histogram(
+    "time_per_output_token_seconds",
+    "seconds",
+    "(duration - time to first token) / (output tokens - 1), for streams that ended well with usage.",
+    *(TPOT_BUCKETS, *BASE),
+)
+TOKENS_TOTAL = _counter("tokens_total", "tokens", "Tokens as the servers reported them in `usage`.", *BASE, TOKEN_TYPE)
+REQUESTS_INFLIGHT = _gauge("requests_inflight", "requests", "Requests picked whose outcome is not known yet.", *BASE)
+REQUEST_SIZE_BYTES = _histogram("request_size_bytes", "bytes", "Request bodies.", SIZE_BUCKETS, *BASE)
+RESPONSE_SIZE_BYTES = _histogram("response_size_bytes", "bytes", "Response bodies.", SIZE_BUCKETS, *BASE)
+STREAM_ABORTS_TOTAL = _counter(
+    *("stream_aborts_total", "requests", "Streams that ended early, after the first byte: never retried."),
+    *(*BASE, ABORTED_BY),
+)
+MISSING_USAGE_TOTAL = _counter(
+    *("missing_usage_total", "requests", "Requests that ended well without `usage`: their tokens are not counted."),
+    *BASE,
+)
+
+POOL_SATURATION = _gauge("pool_saturation", "ratio", "Load over the set point; 1.0 is full, not clamped.", POOL)
+POOL_ENDPOINTS = _gauge("pool_endpoints", "", "Endpoints of the pool by state.", POOL, STATE)
+POOL_QUEUE_DEPTH = _gauge("pool_queue_depth", "requests", "Requests waiting in the pool's servers, sum.", POOL)
+POOL_RUNNING_REQUESTS = _gauge("pool_running_requests", "requests", "Requests running in the servers, sum.", POOL)
+POOL_KV_CACHE_UTILIZATION = _gauge("pool_kv_cache_utilization", "ratio", "KV cache in use, mean of the servers.", POOL)
+ENDPOINT_QUEUE_DEPTH = _gauge("endpoint_queue_depth", "requests", "Requests waiting in the server.", POOL, ENDPOINT)
+ENDPOINT_RUNNING_REQUESTS = _gauge(
+    "endpoint_running_requests", "requests", "Requests running in the server.", POOL, ENDPOINT
+)
+ENDPOINT_KV_CACHE_UTILIZATION = _gauge(
+    "endpoint_kv_cache_utilization", "ratio", "KV cache in use, of 1.", POOL, ENDPOINT
+)
+ENDPOINT_INFLIGHT_REQUESTS = _gauge(
+    "endpoint_inflight_requests",
+    "requests",
+    "Requests that this gateway has sent there and that have not ended.",
+    POOL,
+    ENDPOINT,
+)
+ENDPOINT_SCRAPE_AGE_SECONDS = _gauge(
+    "endpoint_scrape_age_seconds",
+    "seconds",
+    "Age of the server's last good scrape; absent before the first.",
+    POOL,
+    ENDPOINT,
+)
+ENDPOINT_SCRAPE_ERRORS_TOTAL = _counter("endpoint_scrape_errors_total", "", "Scrapes that failed.", POOL, ENDPOINT)
+
+PICKS_TOTAL = _counter("picks_total", "requests", "Times that the endpoint was the first choice.", POOL, ENDPOINT)
+SCHEDULE_DURATION_SECONDS = _histogram(
+    *("schedule_duration_seconds", "seconds", "Last request byte to the picker's answer, waiting included."),
+    *(SHORT_BUCKETS, POOL),
+)
+PREFIX_MATCH_RATIO = _histogram(
+    *("prefix_match_ratio", "ratio", "Predicted cached tokens of the first choice over prompt tokens."),
+    *(RATIO_BUCKETS, POOL, MODEL),
+)
+PREFIX_PREDICTION_ERROR_TOKENS = _histogram(
+    "prefix_prediction_error_tokens",
+    "tokens",
+    "Distance of the predicted cached tokens from those that the server reported.",
+    *(TOKEN_BUCKETS, POOL, DIRECTION),
+)
+
+XDS_CONNECTED_CLIENTS = _gauge("xds_connected_clients", "", "Envoys with an open ADS stream.")
+XDS_PUSHES_TOTAL = _counter("xds_pushes_total", "", "Discovery responses sent.", TYPE_URL)
+XDS_ACKS_TOTAL = _counter("xds_acks_total", "", "Discovery responses that an Envoy accepted.", TYPE_URL)
+XDS_NACKS_TOTAL = _counter("xds_nacks_total", "", "Discovery responses that an Envoy rejected.", TYPE_URL)
+XDS_RESOURCES = _gauge("xds_resources", "", "Resources in the present snapshot.", XDS_TYPE)
+TRANSLATE_DURATION_SECONDS = _histogram(
+    "translate_duration_seconds", "seconds", "Cluster state to snapshot.", (*SHORT_BUCKETS[6:], 2.5, 5.0, 10.0)
+)
+OBJECTS_INVALID = _gauge("objects_invalid", "", "Objects that carry a user's mistake now.", KIND)
+LOG_RECORDS_DROPPED_TOTAL = _counter(
+    "log_records_dropped_total", "", "Request log records dropped: the buffer was full."
+)
+BUILD_INFO = _gauge("build_info", "", "Always 1; the labels say what runs.", VERSION, COMMIT)
+LOOP_LAG_SECONDS = _histogram("loop_lag_seconds", "seconds", "How late the event loop wakes a sleeper.", SHORT_BUCKETS)
+
+METRICS = MappingProxyType({metric.name: metric for metric in _declared})
+
+
+def series_names(metric: Metric) -> tuple[str, ...]:
+    """The names that a query may use: a histogram is `_bucket`, `_sum` and `_count`."""
+    if metric.kind == "histogram":
+        return metric.name + "_bucket", metric.name + "_sum", metric.name + "_count"
+    return (metric.name,)
+
+
+def markdown(metrics: Iterable[Metric] = tuple(METRICS.values())) -> str:
+    """docs/metrics.md: every metric and every label, in the order of this file."""
+    lines = [
+        "# Metrics",
+        "",
+        "Generated by `python -m observability.catalogue` from `observability/catalogue.py`; do not edit.",
+        "",
+        "| metric | kind | unit | labels | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    labels: dict[tuple[str, str], Label] = {}
+    for metric in metrics:
+        names = ", ".join(f"`{name}`" for name in metric.label_names)
+        note = "" if metric.stability == "stable" else f" ({metric.stability})"
+        lines.append(f"| `{metric.name}` | {metric.kind} | {metric.unit} | {names} | {metric.help}{note} |")
+        labels |= {(label.name, label.meaning): label for label in metric.labels}
+    lines += ["", "## Labels", "", "| label | values | meaning |", "|---|---|---|"]
+    for label in labels.values():
+        if label.values:
+            bound = ", ".join(f"`{value}`" for value in label.values)
+        else:
+            bound = f"capped, then `{OTHER}`" if label.capped else "as configured"
+        lines.append(f"| `{label.name}` | {bound} | {label.meaning} |")
+    lines += ["", "## Buckets", ""]
+    lines += [f"- `{m.name}`: {' '.join(f'{bound:g}' for bound in m.buckets)}" for m in metrics if m.buckets]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    Path(*(sys.argv[1:] or ["docs/metrics.md"])).write_text(markdown(), encoding="utf-8")
