@@ -1,9 +1,14 @@
 """Load: what is known of one endpoint at the moment of a decision.
 
 Scraped from the model server's /metrics, and corrected by what the gateway itself has sent there since. Names of the
-metrics per engine: `_FAMILIES`. Source: Gateway API Inference Extension proposal 003, vLLM 0.32 /metrics.
+metrics per engine: `ENGINES`. Source: Gateway API Inference Extension proposal 003, vLLM 0.32 and SGLang 0.5.23 /metrics.
+The page is scanned for the few families that matter and never parsed as a whole: benchmarks/ has the ratio.
 """
 
+import functools
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -24,3 +29,187 @@ class Load:
     inflight: int = 0  # requests that the gateway has sent there and that have not ended
     inflight_tokens: int = 0  # their uncached prompt tokens
     inflight_at_scrape: int = 0  # `inflight` when the figures above were taken
+
+
+class UnknownPage(Exception):
+    """The page has none of the metrics of the engine: not a model server, or one that we do not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Which samples of a page carry one figure."""
+
+    name: bytes
+    where: tuple[bytes, bytes] | None = None  # only the samples with this label
+    label: bytes = b""  # the figure is this label's value, not the sample's
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What a model server calls things. Several series for one figure: the first that the page has (new names first)."""
+
+    prefix: bytes
+    waiting: tuple[Series, ...]
+    running: tuple[Series, ...]
+    kv_usage: tuple[Series, ...]
+    block_tokens: tuple[Series, ...]
+    blocks: tuple[Series, ...]
+    lora: bytes = b""
+
+
+_TRITON_REQUESTS, _TRITON_BLOCKS = b"nv_trt_llm_request_metrics", b"nv_trt_llm_kv_cache_block_metrics"
+
+ENGINES: Mapping[str, Engine] = {
+    "vllm": Engine(
+        prefix=b"vllm:",
+        waiting=(Series(b"vllm:num_requests_waiting"),),
+        running=(Series(b"vllm:num_requests_running"),),
+        kv_usage=(Series(b"vllm:kv_cache_usage_perc"), Series(b"vllm:gpu_cache_usage_perc")),
+        block_tokens=(Series(b"vllm:cache_config_info", label=b"block_size"),),
+        blocks=(Series(b"vllm:cache_config_info", label=b"num_gpu_blocks"),),
+        lora=b"vllm:lora_requests_info",
+    ),
+    "sglang": Engine(
+        prefix=b"sglang:",
+        waiting=(Series(b"sglang:num_queue_reqs"),),
+        running=(Series(b"sglang:num_running_reqs"),),
+        kv_usage=(Series(b"sglang:token_usage"),),
+        block_tokens=(Series(b"sglang:page_size"), Series(b"sglang:cache_config_info", label=b"page_size")),
+        blocks=(Series(b"sglang:num_pages"), Series(b"sglang:cache_config_info", label=b"num_pages")),
+    ),
+    "trtllm-serve": Engine(
+        prefix=b"trtllm_",
+        waiting=(Series(b"trtllm_num_requests_waiting"),),
+        running=(Series(b"trtllm_num_requests_running"),),
+        kv_usage=(Series(b"trtllm_kv_cache_utilization"),),
+        block_tokens=(Series(b"trtllm_kv_cache_tokens_per_block"),),
+        blocks=(Series(b"trtllm_kv_cache_max_blocks"),),
+    ),
+    "triton-tensorrt-llm": Engine(
+        prefix=b"nv_trt_llm_",
+        waiting=(Series(_TRITON_REQUESTS, where=(b"request_type", b"waiting")),),
+        running=(Series(_TRITON_REQUESTS, where=(b"request_type", b"scheduled")),),
+        kv_usage=(Series(_TRITON_BLOCKS, where=(b"kv_cache_block_type", b"fraction")),),
+        block_tokens=(Series(_TRITON_BLOCKS, where=(b"kv_cache_block_type", b"tokens_per")),),
+        blocks=(Series(_TRITON_BLOCKS, where=(b"kv_cache_block_type", b"max")),),
+    ),
+}
+
+# Unrolled loops: linear on any input, and fast. A quote inside a label's value is escaped, so `,name="` never is inside one.
+_QUOTED = rb'"([^"\\]*(?:\\.[^"\\]*)*)"'
+_LABELS = rb'(?:\{([^"}]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[^"}]*)*)\})?'
+_LABEL = re.compile(rb"([a-zA-Z_]\w*)\s*=\s*" + _QUOTED)
+_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
+
+Samples = Mapping[bytes, list[tuple[bytes, bytes]]]  # metric name -> (labels, value) of each sample, undecoded
+
+
+@functools.cache
+def _scanner(engine: Engine) -> re.Pattern[bytes]:
+    """Finds the engine's samples in one pass: the literal start of the pattern is what makes it fast."""
+    every = (engine.waiting, engine.running, engine.kv_usage, engine.block_tokens, engine.blocks)
+    names = {one.name for series in every for one in series} | ({engine.lora} if engine.lora else set())
+    rest = b"|".join(re.escape(name.removeprefix(engine.prefix)) for name in sorted(names))
+    return re.compile(
+        rb"\n" + re.escape(engine.prefix) + rb"(" + rest + rb")(?=[{ \t])[ \t]*" + _LABELS + rb"[ \t]*([^\s{]+)"
+    )
+
+
+def parse(page: bytes, engine: str = "", now: float = -math.inf) -> Load:
+    """The figures of one /metrics page in the Prometheus text format, taken at `now`.
+
+    Counts and blocks are summed and utilisation is averaged over the `engine` labels (data parallel ranks). `engine` is the
+    value of the pod label llm-d.ai/engine-type; "" or an unknown one: told by the names on the page. Families that the page
+    lacks keep the defaults of Load. Raises UnknownPage when it has neither waiting, running nor KV usage.
+    """
+    names = ENGINES.get(engine) or next((e for e in ENGINES.values() if e.prefix in page), None)
+    if names is None:
+        expected = ", ".join(f"{e.waiting[0].name.decode()} ({name})" for name, e in ENGINES.items())
+        raise UnknownPage(f"no metrics of a model server on the page; expected one of {expected}")
+    samples = _samples(page, names)
+    waiting, running, usage = (_figures(samples, series) for series in (names.waiting, names.running, names.kv_usage))
+    if not (waiting or running or usage):
+        wanted = (names.waiting[0], names.running[0], names.kv_usage[0])
+        raise UnknownPage(f"the page has none of {', '.join(s.name.decode() for s in wanted)}")
+    loras, loras_waiting, max_loras = _adapters(samples.get(names.lora, ()))
+    return Load(
+        waiting=int(sum(waiting)),
+        running=int(sum(running)),
+        kv_usage=min(max(sum(usage) / len(usage), 0.0), 1.0) if usage else 0.0,
+        loras=loras,
+        loras_waiting=loras_waiting,
+        max_loras=max_loras,
+        block_tokens=int(max(_figures(samples, names.block_tokens), default=0)),  # one size for all ranks of a server
+        blocks=int(sum(_figures(samples, names.blocks))),
+        scraped=now,
+    )
+
+
+def _samples(page: bytes, engine: Engine) -> Samples:
+    found: dict[bytes, list[tuple[bytes, bytes]]] = {}
+    if page.startswith(engine.prefix):
+        page = b"\n" + page
+    for name, labels, value in _scanner(engine).findall(page):
+        found.setdefault(engine.prefix + name, []).append((labels, value))
+    return found
+
+
+def _figures(samples: Samples, series: tuple[Series, ...]) -> list[float]:
+    """Every finite figure of the first series that the page has."""
+    for one in series:
+        every = (_figure(one, labels, value) for labels, value in samples.get(one.name, ()))
+        if found := [figure for figure in every if figure is not None]:
+            return found
+    return []
+
+
+def _figure(series: Series, labels: bytes, value: bytes) -> float | None:
+    if series.where and _label(labels, series.where[0]) != series.where[1]:
+        return None
+    try:
+        figure = float(_label(labels, series.label) if series.label else value)
+    except ValueError:  # vLLM writes num_gpu_blocks="None" before it has measured
+        return None
+    return figure if math.isfinite(figure) else None
+
+
+@functools.cache
+def _label_finder(name: bytes) -> re.Pattern[bytes]:
+    return re.compile(rb"(?:^|,)\s*" + re.escape(name) + rb"\s*=\s*" + _QUOTED)
+
+
+def _label(labels: bytes, name: bytes) -> bytes:
+    found = _label_finder(name).search(labels)
+    return found[1] if found else b""
+
+
+def _adapters(samples: Sequence[tuple[bytes, bytes]]) -> tuple[frozenset[str], frozenset[str], int]:
+    """Active adapters, waiting adapters, slots. The value is a timestamp; old label sets stay forever: the newest counts."""
+    if not samples:
+        return frozenset(), frozenset(), 0
+    newest, _ = max(samples, key=lambda sample: _time(sample[1]))
+    pairs = {key: _unescape(value) for key, value in _LABEL.findall(newest)}
+    slots = pairs.get(b"max_lora", "")
+    return (
+        _names(pairs.get(b"running_lora_adapters", "")),
+        _names(pairs.get(b"waiting_lora_adapters", "")),
+        int(slots) if slots.isdecimal() else 0,
+    )
+
+
+def _time(value: bytes) -> float:
+    try:
+        time = float(value)
+    except ValueError:
+        return -math.inf
+    return -math.inf if math.isnan(time) else time
+
+
+def _names(listed: str) -> frozenset[str]:
+    return frozenset(name for part in listed.split(",") if (name := part.strip()))
+
+
+def _unescape(value: bytes) -> str:
+    if b"\\" in value:
+        value = _ESCAPE.sub(lambda found: b"\n" if found[1] == b"n" else found[1], value)
+    return value.decode(errors="replace")
