@@ -1,0 +1,63 @@
+"""The annotations with which a user tells Penstock what no specification has a field for."""
+
+import ipaddress
+import re
+from typing import NoReturn
+
+from xds_server.model.objects import Meta
+from xds_server.parse.fields import Fields
+
+MODELS = "penstock.dev/models"
+"""On an InferenceObjective: comma separated model names to which it applies without a header."""
+
+ENDPOINTS = "penstock.dev/endpoints"
+"""On an InferencePool: comma separated `host:port` model servers, beside or instead of pods.
+
+A host is an IPv4 address, an IPv6 address in brackets, or `localhost` (127.0.0.1): names are never resolved.
+"""
+
+PICKER_CONFIG = "penstock.dev/endpoint-picker-config"
+"""On an InferencePool: the name of an EndpointPickerConfig document or ConfigMap in its namespace."""
+
+HOST_PORT = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<four>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The parts of a comma separated list, without repeats and empty ones."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def endpoint(text: str) -> tuple[str, int]:
+    """(IP address, port) of one `host:port`; ValueError where it is none."""
+    found = HOST_PORT.fullmatch(text)
+    if not found:
+        raise ValueError(text)
+    port = int(found["port"])
+    if not 1 <= port <= 65535:
+        raise ValueError(text)
+    if found["six"] is not None:
+        return str(ipaddress.IPv6Address(found["six"])), port
+    host = "127.0.0.1" if found["four"] == "localhost" else found["four"]
+    return str(ipaddress.IPv4Address(host)), port
+
+
+def pool_endpoints(meta: Meta) -> tuple[tuple[str, int], ...]:
+    """(IP address, port) of each endpoint that an InferencePool's annotation lists; `check_pool` has checked their form."""
+    return tuple(dict.fromkeys(map(endpoint, words(meta.annotations.get(ENDPOINTS, "")))))
+
+
+def check_pool(root: Fields, meta: Meta) -> None:
+    """Refuse annotations of an InferencePool that do not say what they should."""
+
+    def refuse(name: str, message: str) -> NoReturn:
+        root.fail(f"metadata.annotations[{name}]", message)
+
+    for item in words(meta.annotations.get(ENDPOINTS, "")):
+        try:
+            endpoint(item)
+        except ValueError:
+            refuse(
+                ENDPOINTS, f"must be host:port, got {item[:60]!r}; write one such as 10.0.0.1:8000 or [fd00::1]:8000"
+            )
+    if PICKER_CONFIG in meta.annotations and not meta.annotations[PICKER_CONFIG].strip():
+        refuse(PICKER_CONFIG, "must name an EndpointPickerConfig or ConfigMap; write its name or remove the annotation")

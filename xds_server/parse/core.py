@@ -1,0 +1,186 @@
+"""Namespace, Service, EndpointSlice, Pod, Secret, ConfigMap: of each, what can change the gateway.
+
+Sources: Kubernetes `v1` and `discovery.k8s.io/v1`. Their schemas are open here: other readers own the other fields.
+"""
+
+import base64
+
+from xds_server.model.objects import (
+    ConfigMap,
+    EndpointSlice,
+    Meta,
+    Namespace,
+    Pod,
+    Secret,
+    Service,
+    ServicePort,
+    SliceEndpoint,
+)
+from xds_server.parse.fields import Fields
+from xds_server.parse.gateway import is_ip
+
+SERVICE_NAME = "kubernetes.io/service-name"
+SERVICE_TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
+
+
+def namespace(root: Fields, meta: Meta) -> Namespace:
+    root.open()
+    return Namespace(meta)
+
+
+def config_map(root: Fields, meta: Meta) -> ConfigMap:
+    root.open()
+    return ConfigMap(meta, root.strings("data"))
+
+
+def secret(root: Fields, meta: Meta) -> Secret:
+    """`stringData` wins over `data`, as on the API server. No message repeats a value."""
+    root.open()
+    data = {key: decoded(root, key, value) for key, value in root.strings("data").items()}
+    plain = {key: value.encode() for key, value in root.strings("stringData").items()}
+    return Secret(meta, root.text("type", "Opaque"), data | plain)
+
+
+def decoded(root: Fields, key: str, value: str) -> bytes:
+    try:
+        return base64.b64decode("".join(value.split()), validate=True)
+    except ValueError:
+        root.fail(f"data[{key}]", "must be base64; encode it, or write it as plain text under stringData")
+
+
+# --- Service ----------------------------------------------------------------------------------------------------------
+
+
+def service(root: Fields, meta: Meta) -> Service:
+    def spec(f: Fields) -> Service:
+        f.open()
+        return Service(
+            meta=meta,
+            ports=f.each("ports", service_port),
+            type=f.choice("type", SERVICE_TYPES, "ClusterIP"),
+            cluster_ip=f.text("clusterIP", ""),
+            external_name=f.text("externalName", ""),
+            selector=f.strings("selector"),
+        )
+
+    root.open()
+    return root.optional("spec", spec, Service(meta, ()))
+
+
+def service_port(f: Fields) -> ServicePort:
+    f.open()
+    port = f.port()
+    named = isinstance(f.get("targetPort"), str)
+    return ServicePort(
+        port=port,
+        name=f.text("name", ""),
+        target=f.text("targetPort") if named else f.port("targetPort", port),
+        app_protocol=f.text("appProtocol", ""),
+        protocol=f.text("protocol", "TCP"),
+    )
+
+
+# --- EndpointSlice ----------------------------------------------------------------------------------------------------
+
+
+def endpoint_slice(root: Fields, meta: Meta) -> EndpointSlice:
+    root.open()
+    kind = root.choice("addressType", ("IPv4", "IPv6", "FQDN"))
+    ports = root.each("ports", slice_port)
+    return EndpointSlice(
+        meta=meta,
+        service=meta.labels.get(SERVICE_NAME, ""),
+        address_type=kind,
+        ports=tuple((name, port) for name, port in ports if port),  # without a number: not a port to send to
+        endpoints=root.each("endpoints", lambda item: slice_endpoint(item, ip=kind != "FQDN")),
+    )
+
+
+def slice_port(f: Fields) -> tuple[str, int]:
+    f.open()
+    return f.text("name", ""), f.port(default=0)
+
+
+def slice_endpoint(f: Fields, *, ip: bool) -> SliceEndpoint:
+    """`ready` and `serving` are true unless said otherwise (discovery/v1: nil is to be read as true)."""
+
+    def conditions(inner: Fields) -> tuple[bool, bool, bool]:
+        inner.open()
+        ready = inner.boolean("ready", default=True)
+        return ready, inner.boolean("serving", ready), inner.boolean("terminating", default=False)
+
+    def target(inner: Fields) -> str:
+        inner.open()
+        return inner.text("name", "") if inner.text("kind", "") == "Pod" else ""
+
+    f.open()
+    addresses = f.texts("addresses", low=1)
+    for index, address in enumerate(addresses):
+        if ip:
+            check_ip(f, f"addresses[{index}]", address)
+    ready, serving, terminating = f.optional("conditions", conditions, (True, True, False))
+    zone, node, pod = f.text("zone", ""), f.text("nodeName", ""), f.optional("targetRef", target, "")
+    return SliceEndpoint(addresses, ready, serving, terminating, zone, node, pod)
+
+
+# --- Pod --------------------------------------------------------------------------------------------------------------
+
+
+def pod(root: Fields, meta: Meta) -> Pod:
+    """A pod without conditions, as people write one by hand, is ready as soon as it has an IP address."""
+
+    def spec(f: Fields) -> tuple[str, dict[str, int]]:
+        f.open()
+        # A sidecar (an init container that stays) may own the port that serves.
+        containers = (*f.each("initContainers", named_ports), *f.each("containers", named_ports))
+        return f.text("nodeName", ""), {name: port for ports in containers for name, port in ports if name}
+
+    def terminating(f: Fields) -> bool:
+        f.open()
+        return f.has("deletionTimestamp")
+
+    root.open()
+    nowhere: tuple[str, dict[str, int]] = ("", {})
+    node, ports = root.optional("spec", spec, nowhere)
+    ip, ready = root.optional("status", pod_status, ("", False))
+    return Pod(meta, ip, ready, root.child("metadata", terminating), node, ports)
+
+
+def named_ports(f: Fields) -> tuple[tuple[str, int], ...]:
+    def port(item: Fields) -> tuple[str, int]:
+        return opened(item).text("name", ""), item.port("containerPort")
+
+    return opened(f).each("ports", port)
+
+
+def opened(f: Fields) -> Fields:
+    f.open()
+    return f
+
+
+def pod_status(f: Fields) -> tuple[str, bool]:
+    """(IP address, ready)."""
+
+    def address(item: Fields) -> str:
+        return checked_ip(opened(item), "ip")
+
+    def condition(item: Fields) -> tuple[str, str]:
+        return opened(item).text("type"), item.text("status", "")
+
+    f.open()
+    addresses = f.each("podIPs", address)
+    ip = checked_ip(f, "podIP") or next(iter(addresses), "")
+    conditions = dict(f.each("conditions", condition))
+    over = f.text("phase", "") in ("Succeeded", "Failed")
+    return ip, bool(ip) and not over and (not conditions or conditions.get("Ready") == "True")
+
+
+def checked_ip(f: Fields, name: str) -> str:
+    found = f.text(name, "")
+    return check_ip(f, name, found) if found else ""
+
+
+def check_ip(f: Fields, name: str, text: str) -> str:
+    if not is_ip(text):
+        f.fail(name, f"must be an IPv4 or IPv6 address, got {f.document.shown(text)}; names are not resolved")
+    return text
