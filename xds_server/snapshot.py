@@ -6,9 +6,11 @@ reconnects with what it has is sent nothing. Source: Envoy `docs/root/api-docs/x
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import xxhash
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
 _API = "type.googleapis.com/envoy."
 CDS = _API + "config.cluster.v3.Cluster"
@@ -46,6 +48,7 @@ class Snapshot:
     """`resources[type_url][name]`; immutable."""
 
     resources: Mapping[str, Collection] = field(default_factory=dict)
+    _versions: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)  # hashed once a type
 
     @classmethod
     def of(cls, **collections: Iterable[Resource]) -> "Snapshot":
@@ -63,8 +66,23 @@ class Snapshot:
 
     def version(self, type_url: str) -> str:
         """The version of a whole collection: what SotW calls version_info."""
-        digest = xxhash.xxh3_128()
-        for name, resource in self.of_type(type_url).items():
-            digest.update(name.encode())
-            digest.update(resource.version.encode())
-        return digest.hexdigest()
+        found = self._versions.get(type_url)
+        if found is None:
+            digest = xxhash.xxh3_128()
+            for name, resource in self.of_type(type_url).items():
+                digest.update(name.encode())
+                digest.update(resource.version.encode())
+            found = self._versions[type_url] = digest.hexdigest()
+        return found
+
+
+def diff(old: Collection, new: Collection) -> tuple[list[Resource], list[str]]:
+    """(added or changed, removed names) that turn `old` into `new`, by version."""
+    changed = [resource for name, resource in new.items() if name not in old or old[name].version != resource.version]
+    return changed, [name for name in old if name not in new]
+
+
+@lru_cache(maxsize=4096)
+def empty_assignment(cluster: str) -> Resource:
+    """EDS of a cluster without endpoints: Envoy answers 503; with none at all it would keep warming."""
+    return Resource.of(cluster, ClusterLoadAssignment(cluster_name=cluster))
