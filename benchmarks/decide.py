@@ -1,0 +1,112 @@
+"""What a decision costs: microseconds of CPU a request, from the protobuf bytes of Envoy's messages to those of the reply.
+
+Run: python benchmarks/decide.py
+"""
+
+import json
+import random
+import time
+from collections.abc import Mapping
+
+from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
+from envoy.service.ext_proc.v3 import external_processor_pb2
+
+from picker.facts import Decision
+from picker.load import Load
+from picker.picker import Picker
+from picker.session import ExtProcSession
+from picker.wire import decode, encode
+from xds_server.model.graph import Backend, Endpoint, Pool
+from xds_server.model.objects import ObjectRef
+
+SIZES = {"1 KB": 1 << 10, "64 KB": 64 << 10, "400 KB": 400 << 10}
+ENDPOINTS = (4, 100)
+SECONDS = 1.0  # of each case
+REF = ObjectRef("inference.networking.k8s.io", "InferencePool", "default", "pool")
+
+
+class Fixed:
+    """Loads that differ and never change."""
+
+    def __init__(self, pool: Pool) -> None:
+        chance = random.Random(1)
+        self._loads = {
+            str(endpoint): Load(
+                waiting=chance.randrange(4), running=chance.randrange(20), kv_usage=chance.random(), scraped=0.0
+            )
+            for endpoint in pool.endpoints
+        }
+
+    def loads(self, _pool: str) -> Mapping[str, Load]:
+        return self._loads
+
+    def started(self, decision: Decision, now: float) -> None:
+        pass
+
+
+def messages(size: int, chance: random.Random) -> tuple[bytes, bytes]:
+    """Headers and a buffered body: a system prompt that all share, then half that is new."""
+    request = external_processor_pb2.ProcessingRequest()
+    request.protocol_config.request_body_mode = processing_mode_pb2.ProcessingMode.BUFFERED
+    for name, value in {
+        ":method": "POST",
+        ":path": "/v1/chat/completions",
+        ":authority": "models.example.com",
+        ":scheme": "http",
+        "content-type": "application/json",
+        "user-agent": "OpenAI/Python 2.0.0",
+        "authorization": "Bearer 0123456789012345678901234567890123456789",
+        "x-request-id": "6a1b2c3d-1111-2222-3333-444455556666",
+        "x-forwarded-proto": "http",
+        "content-length": str(size),
+    }.items():
+        header = request.request_headers.headers.headers.add()
+        header.key, header.raw_value = name, value.encode()
+    half = size // 2
+    shared = ("You are a helpful assistant. " * (half // 29 + 1))[:half]
+    fresh = "".join(chance.choices("abcdefghijklmnopqrstuvwxyz \n", k=half))
+    content = [{"role": "system", "content": shared}, {"role": "user", "content": fresh}]
+    body = external_processor_pb2.ProcessingRequest()
+    body.request_body.body = json.dumps({"model": "llama", "messages": content, "stream": True}).encode()
+    body.request_body.end_of_stream = True
+    return request.SerializeToString(), body.SerializeToString()
+
+
+def measure(size: int, endpoints: int) -> float:
+    found = tuple(
+        Endpoint(f"10.0.{i // 250}.{i % 250}", 8000, zone=f"z{i % 3}", node=f"n{i}") for i in range(endpoints)
+    )
+    pool = Pool(REF, Backend("pool/default/pool", REF, pool=True), found)
+    picker = Picker(Fixed(pool))
+    picker.update({pool.name: pool})
+    chance = random.Random(2)
+    different = [messages(size, chance) for _ in range(20)]
+    count, spent = 0, 0.0
+    while spent < SECONDS:
+        headers, body = different[count % 20]
+        start = time.process_time()
+        for _ in range(5):
+            session = ExtProcSession(picker, pool.name, f"id-{count}")
+            for data in (headers, body):
+                event = decode(data)
+                assert event is not None
+                for reply in session.receive(event, 1.0, 1.0):
+                    encode(reply)
+            assert session.closed
+        spent += time.process_time() - start
+        count += 5
+    return spent / count * 1e6
+
+
+def main() -> None:
+    rows = []
+    for name, size in SIZES.items():
+        for endpoints in ENDPOINTS:
+            us = round(measure(size, endpoints), 1)
+            rows.append({"case": f"{name}, {endpoints} endpoints", "us": us})
+            print(f"{rows[-1]['case']:>24}  {us:8.1f} us")
+    print(json.dumps({"rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,325 @@
+"""InferenceRequest: what a decision needs of one HTTP request, read once.
+
+Which path carries which body: OpenAI API reference, Anthropic Messages, vLLM 0.32 and SGLang HTTP servers. A path that none of
+them knows passes through unread: it is routed by load alone. The body is never changed here, except for the model's name.
+"""
+
+import re
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from picker.errors import BadRequest
+
+Dialect = Literal["openai", "anthropic"]
+
+MAX_BODY = 32 << 20  # bytes; images travel inline as base64
+
+# The first of each list that is present wins; the later ones are what earlier releases and coding agents send.
+OBJECTIVE_HEADERS = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
+FAIRNESS_HEADERS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
+SESSION_HEADERS = ("x-session-id", "x-session-token", "x-claude-code-session-id", "x-session-affinity", "session-id")
+DEFAULT_FLOW = "default-flow"
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """One request, as the client sent it. `prompt` is canonical bytes for hashing: a conversation that grows keeps its prefix."""
+
+    path: str  # without the query
+    dialect: Dialect = "openai"
+    model: str = ""  # "" where the path passes through, or where the server has one model and the body names none
+    streaming: bool = False
+    prompt: bytes = b""
+    cache_salt: str = ""  # vLLM: requests share cached prefixes only within one salt
+    max_tokens: int | None = None
+    body_bytes: int = 0
+    objective: str = ""  # as asked for by header
+    fairness_id: str = DEFAULT_FLOW
+    session_id: str = ""
+    user_agent: str = ""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """An estimate: 4 bytes a token."""
+        return len(self.prompt) // 4
+
+
+def parse(headers: Mapping[str, str], body: bytes, max_body: int = MAX_BODY) -> InferenceRequest:
+    """Read one request; `headers` have lower-case names and include `:method` and `:path`. Raises BadRequest (400, 413)."""
+    if len(body) > max_body:
+        raise BadRequest(f"the body is larger than {max_body} bytes", "", 413, "body_too_large")
+    kind = kind_of(headers)
+    if kind is None:
+        return without_body(headers, len(body))
+    content = _object(body)
+    model = content.get("model")
+    if model is None and kind.model_required:
+        raise BadRequest("the field 'model' is required", "model")
+    if model is not None and (not isinstance(model, str) or (not model and kind.model_required)):
+        raise BadRequest("the field 'model' must be a string that is not empty", "model")
+    salt = content.get("cache_salt")
+    return InferenceRequest(
+        path=_path(headers),
+        dialect=kind.dialect,
+        model=model or "",
+        streaming=content.get("stream") is True,
+        prompt=kind.prompt(content),
+        cache_salt=salt if isinstance(salt, str) else "",
+        max_tokens=_max_tokens(content),
+        body_bytes=len(body),
+        objective=_first(headers, OBJECTIVE_HEADERS),
+        fairness_id=_first(headers, FAIRNESS_HEADERS) or DEFAULT_FLOW,
+        session_id=_first(headers, SESSION_HEADERS),
+        user_agent=headers.get("user-agent", ""),
+    )
+
+
+def without_body(headers: Mapping[str, str], body_bytes: int = 0) -> InferenceRequest:
+    """A request whose body is absent or not for us to read: what the headers alone say."""
+    path = _path(headers)
+    return InferenceRequest(
+        path=path,
+        dialect="anthropic" if path.endswith(("/messages", "/messages/count_tokens")) else "openai",
+        body_bytes=body_bytes,
+        objective=_first(headers, OBJECTIVE_HEADERS),
+        fairness_id=_first(headers, FAIRNESS_HEADERS) or DEFAULT_FLOW,
+        session_id=_first(headers, SESSION_HEADERS),
+        user_agent=headers.get("user-agent", ""),
+    )
+
+
+# --- what each path's prompt is ---------------------------------------------------------------------------------------
+
+
+def _messages(content: Mapping[str, Any]) -> bytes:
+    """Chat: what chat templates render first comes first: tools, system (Anthropic), then each message."""
+    messages = content.get("messages")
+    if not isinstance(messages, list):
+        raise BadRequest("the field 'messages' must be a list of objects", "messages")
+    parts: list[bytes] = []
+    tools = content.get("tools")
+    if tools:
+        parts.append(_bytes(tools, "tools"))
+    system = content.get("system")
+    if system:
+        parts.append(b"\0system\0")
+        _content(system, "system", parts)
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise BadRequest(f"the field 'messages[{index}]' must be an object", f"messages[{index}]")
+        parts.append(_role(message))
+        _content(message.get("content"), "messages", parts)
+        calls = message.get("tool_calls")
+        if calls:
+            parts.append(_bytes(calls, "messages"))
+    return b"".join(parts)
+
+
+def _role(message: Mapping[str, Any]) -> bytes:
+    role = message.get("role")
+    return b"\0%s\0" % role.encode() if isinstance(role, str) else b"\0\0"
+
+
+def _bytes(value: Any, name: str) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:  # it reads 1024 levels and writes 254
+        raise BadRequest(f"the field '{name}' is nested too deeply", name) from None
+
+
+def _content(content: Any, name: str, parts: list[bytes]) -> None:
+    """A message's content: a string, or parts of which those that are not text count with all their bytes (image URLs)."""
+    if isinstance(content, str):
+        parts.append(content.encode())
+    elif isinstance(content, list):
+        for part in content:
+            if isinstance(part, dict) and isinstance(part.get("text"), str):
+                parts.append(part["text"].encode())
+            else:
+                parts.append(_bytes(part, name))
+    elif content is not None:
+        parts.append(_bytes(content, name))
+
+
+def _tokens_or_text(value: Any, name: str) -> bytes:
+    """A prompt as text, as token ids (4 bytes each, so that a block holds as many tokens either way), or a batch of these."""
+    if value is None:
+        return b""
+    if isinstance(value, str):
+        return value.encode()
+    if not isinstance(value, list):
+        raise BadRequest(f"the field '{name}' must be a string or a list", name)
+    if value and isinstance(value[0], int):
+        return _tokens(value, name)
+    parts: list[bytes] = []
+    for item in value:
+        if isinstance(item, str):
+            parts.append(item.encode())
+        elif isinstance(item, list) and item and isinstance(item[0], int):
+            parts.append(_tokens(item, name))
+        else:
+            parts.append(_bytes(item, name))
+        parts.append(b"\0")
+    return b"".join(parts)
+
+
+def _tokens(ids: list[Any], name: str) -> bytes:
+    try:
+        return array("I", ids).tobytes()
+    except (TypeError, OverflowError):
+        raise BadRequest(f"the field '{name}' must hold token ids: integers from 0 to 4294967295", name) from None
+
+
+def _field(*names: str) -> Callable[[Mapping[str, Any]], bytes]:
+    """The prompt is the first of these fields that is present."""
+
+    def prompt(content: Mapping[str, Any]) -> bytes:
+        for name in names:
+            if content.get(name) is not None:
+                return _tokens_or_text(content[name], name)
+        return b""
+
+    return prompt
+
+
+def _responses(content: Mapping[str, Any]) -> bytes:
+    """OpenAI responses: instructions, then input (text, or items that look like messages)."""
+    parts: list[bytes] = []
+    if content.get("tools"):
+        parts.append(_bytes(content["tools"], "tools"))
+    _content(content.get("instructions"), "instructions", parts)
+    items = content.get("input")
+    if items is not None and not isinstance(items, (str, list)):
+        raise BadRequest("the field 'input' must be a string or a list", "input")
+    for item in [{"role": "user", "content": items}] if isinstance(items, str) else items or ():
+        if isinstance(item, dict) and "content" in item:
+            parts.append(_role(item))
+            _content(item["content"], "input", parts)
+        else:
+            parts.append(_bytes(item, "input"))
+    return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the body of one path means."""
+
+    prompt: Callable[[Mapping[str, Any]], bytes]
+    dialect: Dialect = "openai"
+    model_required: bool = True
+
+
+# The longest suffix that fits wins. `/generate` and what vLLM adds to OpenAI's API may leave the model out.
+KINDS: tuple[tuple[str, Kind], ...] = tuple(
+    sorted(
+        {
+            "/chat/completions": Kind(_messages),
+            "/completions": Kind(_field("prompt")),
+            "/embeddings": Kind(_field("input")),
+            "/responses": Kind(_responses),
+            "/images/generations": Kind(_field("prompt")),
+            "/messages": Kind(_messages, "anthropic"),
+            "/messages/count_tokens": Kind(_messages, "anthropic"),
+            "/inference/v1/generate": Kind(_field("token_ids", "prompt"), model_required=False),
+            "/generate": Kind(_field("text", "input_ids", "prompt"), model_required=False),
+            "/v1/rerank": Kind(_field("query"), model_required=False),
+            "/v1/score": Kind(_field("text_1"), model_required=False),
+        }.items(),
+        key=lambda item: -len(item[0]),
+    )
+)
+
+
+def kind_of(headers: Mapping[str, str]) -> Kind | None:
+    """What the body means; None where the path passes through. Only POST carries an inference request."""
+    if headers.get(":method", "POST") != "POST":
+        return None
+    path = _path(headers).removesuffix("/render")  # vLLM: /v1/chat/completions/render takes the same body
+    for suffix, kind in KINDS:
+        if path.endswith(suffix):
+            return kind
+    return None
+
+
+def _path(headers: Mapping[str, str]) -> str:
+    return headers.get(":path", "/").partition("?")[0].rstrip("/") or "/"
+
+
+def _first(headers: Mapping[str, str], names: tuple[str, ...]) -> str:
+    for name in names:
+        if found := headers.get(name):
+            return found
+    return ""
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        what = f"the body is not JSON: {error.msg} at byte {error.pos}" if body else "the body is empty; JSON is needed"
+        raise BadRequest(what) from None
+    if not isinstance(content, dict):
+        raise BadRequest("the body must be a JSON object")
+    return content
+
+
+def _max_tokens(content: Mapping[str, Any]) -> int | None:
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        found = content.get(name)
+        if isinstance(found, int) and not isinstance(found, bool):
+            return found
+    sampling = content.get("sampling_params")  # vLLM /inference/v1/generate and SGLang
+    if isinstance(sampling, dict):
+        for name in ("max_tokens", "max_new_tokens"):
+            found = sampling.get(name)
+            if isinstance(found, int):
+                return found
+    return None
+
+
+# --- the model's name in the body -------------------------------------------------------------------------------------
+
+# A string with the colon that makes it a key, or a bracket. Everything between them is skipped at C speed.
+# Possessive (`*+`), so that a long string costs no memory for a way back.
+_TOKEN = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"([ \t\r\n]*:)?|\{|\}|\[|\]', re.DOTALL)
+_VALUE = re.compile(rb'[ \t\r\n]*("[^"\\]*+(?:\\.[^"\\]*+)*+"|null)', re.DOTALL)
+
+
+def with_model(body: bytes, model: str) -> bytes:
+    """`body`, a valid JSON object, with another value of its top-level "model"; every other byte stays as it was.
+
+    A key that occurs twice is replaced twice: parsers differ in which one they take. A body that names no model gets one.
+    """
+    spans: list[tuple[int, int]] = []
+    depth = 0
+    for token in _TOKEN.finditer(body):
+        first = body[token.start()]
+        if first == 0x22:  # a quotation mark
+            if depth == 1 and token[2] is not None and _is_model(token[1]):
+                value = _VALUE.match(body, token.end())
+                if value is not None:
+                    spans.append(value.span(1))
+        elif first in b"{[":
+            depth += 1
+        else:
+            depth -= 1
+    name = orjson.dumps(model)
+    if not spans:
+        start = body.index(b"{") + 1
+        comma = b"," if orjson.loads(body) else b""
+        return b'%s"model":%s%s%s' % (body[:start], name, comma, body[start:])
+    out: list[bytes] = []
+    end = 0
+    for start, stop in spans:
+        out += (body[end:start], name)
+        end = stop
+    out.append(body[end:])
+    return b"".join(out)
+
+
+def _is_model(raw: bytes) -> bool:
+    return raw == b"model" or (b"\\" in raw and orjson.loads(b'"%s"' % raw) == "model")

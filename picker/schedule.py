@@ -1,0 +1,54 @@
+"""Scheduling: candidates, filters, scores, pick. Source: endpoint-picker protocol, Gateway API Inference Extension 004."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from picker.errors import NoEndpoint
+from picker.profile import Profile
+from picker.scorers import View
+from xds_server.model.graph import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    endpoints: tuple[str, ...]  # best first; never empty
+    candidates: int  # that passed the filters
+    matched: int  # blocks that the best one has cached
+
+
+def candidates(endpoints: Sequence[Endpoint], hint: tuple[str, ...] | None) -> list[Endpoint]:
+    """The endpoints that may be chosen. Raises NoEndpoint.
+
+    `hint` is the gateway's subset: entries are `ip:port` or `ip`; None is the whole pool, and an empty one is nothing at all.
+    A pod that is terminating still serves, but gets new requests only while nobody else is left.
+    """
+    if not endpoints:
+        raise NoEndpoint("the pool has no ready endpoint")
+    found = list(endpoints)
+    if hint is not None:
+        wanted = {entry.strip() for entry in hint}
+        found = [
+            one for one in endpoints if str(one) in wanted or one.address in wanted or f"[{one.address}]" in wanted
+        ]
+        if not found:
+            raise NoEndpoint("the gateway's subset hint names no ready endpoint of the pool")
+    return [one for one in found if not one.draining] or found
+
+
+def pick(view: View, profile: Profile, request_id: str) -> Pick:
+    """The candidates that pass every filter, best first, as many as the profile's picker gives.
+
+    Ties break on the request id, so equal inputs give equal picks. Raises NoEndpoint.
+    """
+    for name, keep in profile.filters:
+        if view.names:
+            view = view.only(keep(view))
+            if not view.names:
+                raise NoEndpoint(f"the filter {name!r} lets no endpoint pass")
+    if not view.names:
+        raise NoEndpoint("the pool has no ready endpoint")
+    totals = [0.0] * len(view.names)
+    for _, scorer, weight in profile.scorers:
+        totals = [total + weight * score for total, score in zip(totals, scorer(view), strict=True)]
+    chosen = profile.picker(view, totals, request_id)
+    return Pick(tuple([view.names[i] for i in chosen]), len(view.names), view.matched[chosen[0]])

@@ -1,0 +1,270 @@
+"""ExtProcSession: the endpoint-picker protocol for one request, without a network, a clock or protobuf.
+
+Events in, replies out. Source: Gateway API Inference Extension proposal 004; Envoy `service.ext_proc.v3`. Three ways to ask:
+
+- none: Envoy sends headers alone; they are decided on at once.
+- buffered (ours): headers, answered by "go on"; then the whole body, answered by the decision, after which the stream is over.
+- duplex (FULL_DUPLEX_STREAMED, other gateways): nothing is answered before the body has ended; then headers with the decision,
+  the body again in chunks, and later the response's phases, each as it came.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import orjson
+
+from picker.errors import BadRequest
+from picker.facts import Decision, Outcome, Reason, Refused
+from picker.picker import Ask, Denied, denied
+from picker.request import MAX_BODY, Dialect, parse, with_model, without_body
+
+CHUNK = 62000  # bytes: what Envoy is sure to take in one message (64 KiB), less the envelope
+DESTINATION = "x-gateway-destination-endpoint"
+
+Mode = Literal["none", "buffered", "duplex"]
+Phase = Literal["request", "response"]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHeaders:
+    headers: Mapping[str, str]  # lower-case names, with :method and :path
+    end_of_stream: bool = False
+    mode: Mode = "buffered"
+    response_duplex: bool = False  # how the response's body comes, if it comes
+    subset: tuple[str, ...] | None = None  # x-gateway-destination-endpoint-subset; None where absent
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBody:
+    body: bytes
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTrailers:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHeaders:
+    end_of_stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseBody:
+    body: bytes
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseTrailers:
+    pass
+
+
+Event = RequestHeaders | RequestBody | RequestTrailers | ResponseHeaders | ResponseBody | ResponseTrailers
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """The decision, as the proxy gets it: as a header and as dynamic metadata, equal."""
+
+    endpoints: str  # "ip:port,ip:port", best first
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeadersReply:
+    phase: Phase
+    destination: Destination | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BodyReply:
+    """Answers a body that Envoy holds; `body` replaces it, None leaves it."""
+
+    phase: Phase
+    destination: Destination | None = None
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkReply:
+    """A piece of a body that Envoy gave away (FULL_DUPLEX_STREAMED)."""
+
+    phase: Phase
+    body: bytes
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TrailersReply:
+    phase: Phase
+    destination: Destination | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImmediateReply:
+    """The client's answer, made here."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    details: str
+
+
+Reply = HeadersReply | BodyReply | ChunkReply | TrailersReply | ImmediateReply
+
+
+class Decider(Protocol):
+    """picker.Picker, as the session sees it."""
+
+    def decide(self, ask: Ask) -> Decision | Denied: ...
+
+
+class ExtProcSession:
+    """One request. Feed each event to `receive`; send what it returns; end the stream once `closed`.
+
+    `fact` is None until the request is decided: then, for good, the Decision or the Outcome of a refusal.
+    """
+
+    __slots__ = ("_body", "_decider", "_id", "_max_body", "_pool", "_size", "_start", "closed", "fact")
+
+    def __init__(self, decider: Decider, pool: str, decision_id: str, max_body: int = MAX_BODY) -> None:
+        self._decider = decider
+        self._pool = pool  # "ns/name", or "" where the gateway did not say
+        self._id = decision_id
+        self._max_body = max_body
+        self._start: RequestHeaders | None = None
+        self._body: list[bytes] = []
+        self._size = 0
+        self.closed = False
+        self.fact: Decision | Outcome | None = None
+
+    def receive(self, event: Event, now: float, wall: float) -> list[Reply]:
+        """The replies to one event; a message that has no place here gets none. `now` is monotonic, `wall` time.time()."""
+        if self.closed:
+            return []
+        match event:
+            case RequestHeaders():
+                return self._headers(event, now, wall) if self._start is None else []
+            case RequestBody():
+                return self._request_body(event, now, wall)
+            case RequestTrailers():
+                return self._decide(now, wall, trailers=True) if self.fact is None and self._start is not None else []
+            case ResponseHeaders():
+                self.closed = event.end_of_stream
+                return [HeadersReply("response")]
+            case ResponseBody():
+                self.closed = event.end_of_stream
+                if self._start is not None and self._start.response_duplex:
+                    return list(_chunks("response", event.body, event.end_of_stream))
+                return [BodyReply("response")]
+            case ResponseTrailers():
+                self.closed = True
+                return [TrailersReply("response")]
+
+    def disconnect(self, wall: float) -> None:
+        """The stream ended. Before a decision that means that the client, or Envoy, gave up."""
+        self.closed = True
+        if self.fact is None and self._start is not None:
+            ask = self._unread(self._start, wall)
+            self.fact = denied(ask, Refused(0, "client_cancelled", "")).outcome
+
+    def _headers(self, event: RequestHeaders, now: float, wall: float) -> list[Reply]:
+        self._start = event
+        if event.end_of_stream or event.mode == "none":
+            return self._decide(now, wall)
+        return [HeadersReply("request")] if event.mode == "buffered" else []
+
+    def _request_body(self, event: RequestBody, now: float, wall: float) -> list[Reply]:
+        start = self._start
+        if self.fact is not None or start is None:
+            return []
+        self._size += len(event.body)
+        if self._size > self._max_body:
+            self._body.clear()
+            error = BadRequest(f"the body is larger than {self._max_body} bytes", "", 413, "body_too_large")
+            return self._bad(start, error, wall)
+        self._body.append(event.body)
+        # Buffered bodies come whole, in one message; it does not end the stream where trailers follow.
+        return self._decide(now, wall) if event.end_of_stream or start.mode == "buffered" else []
+
+    def _decide(self, now: float, wall: float, trailers: bool = False) -> list[Reply]:
+        start = self._start
+        assert start is not None  # noqa: S101 -- no caller without it
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        try:
+            if start.mode == "none" and not start.end_of_stream:
+                request = without_body(start.headers)
+            else:
+                request = parse(start.headers, body, self._max_body)
+        except BadRequest as error:
+            return self._bad(start, error, wall)
+        found = self._decider.decide(Ask(request, self._pool, start.subset, self._id, now, wall))
+        if isinstance(found, Denied):
+            return self._refuse(found, request.dialect, "")
+        self.fact = found
+        destination = Destination(",".join(found.endpoints), found.id)
+        rewritten = with_model(body, found.target_model) if found.target_model != request.model else None
+        if start.mode != "duplex":
+            self.closed = True
+            if start.end_of_stream or start.mode == "none":
+                return [HeadersReply("request", destination)]
+            return [TrailersReply("request", destination) if trailers else BodyReply("request", destination, rewritten)]
+        replies: list[Reply] = [HeadersReply("request", destination)]
+        if start.end_of_stream:
+            return replies
+        body = body if rewritten is None else rewritten
+        if body or not trailers:
+            replies += _chunks("request", body, not trailers)
+        if trailers:
+            replies.append(TrailersReply("request"))
+        return replies
+
+    def _bad(self, start: RequestHeaders, error: BadRequest, wall: float) -> list[Reply]:
+        ask = self._unread(start, wall)
+        found = denied(ask, Refused(error.status, error.reason, error.message))
+        return self._refuse(found, ask.request.dialect, error.param)
+
+    def _unread(self, start: RequestHeaders, wall: float) -> Ask:
+        """What is known of a request whose body could not be read."""
+        return Ask(without_body(start.headers, self._size), self._pool, start.subset, self._id, 0.0, wall)
+
+    def _refuse(self, found: Denied, dialect: Dialect, param: str) -> list[Reply]:
+        self.fact, self.closed = found.outcome, True
+        return [refusal(found.refused, dialect, param)]
+
+
+def _chunks(phase: Phase, body: bytes, end_of_stream: bool) -> Iterator[ChunkReply]:
+    """`body` in pieces that fit one message; one empty piece where only the end is to be told."""
+    last = max(0, len(body) - 1) // CHUNK
+    for index in range(last + 1):
+        piece = body[index * CHUNK : (index + 1) * CHUNK]
+        yield ChunkReply(phase, piece, end_of_stream and index == last)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+# Status -> `type` of the error object. Sources: OpenAI and Anthropic API references, error codes.
+_OPENAI = {413: "invalid_request_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
+_ANTHROPIC = {404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
+_DROPPED: Mapping[Reason, str] = {"shed_priority": "rejected-saturated", "no_endpoints": "rejected-no-endpoints"}
+
+
+def refusal(refused: Refused, dialect: Dialect, param: str = "") -> ImmediateReply:
+    """What the client reads: an error object in the words of the API that it spoke."""
+    error: dict[str, object]
+    if dialect == "anthropic":
+        kind = _ANTHROPIC.get(refused.status, "invalid_request_error")
+        error = {"type": "error", "error": {"type": kind, "message": refused.message}}
+    else:
+        kind = _OPENAI.get(refused.status, "invalid_request_error")
+        error = {"error": {"message": refused.message, "type": kind, "param": param or None, "code": refused.reason}}
+    headers = [("content-type", "application/json")]
+    if refused.retry_after is not None:
+        headers.append(("retry-after", str(refused.retry_after)))
+    if refused.reason in _DROPPED:
+        headers.append(("x-llm-d-request-dropped-reason", _DROPPED[refused.reason]))
+    return ImmediateReply(refused.status, tuple(headers), orjson.dumps(error), f"penstock:{refused.reason}")

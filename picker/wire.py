@@ -1,0 +1,165 @@
+"""ext_proc messages <-> Event and Reply. Protobuf (upb) stays on this side; bytes in, bytes out.
+
+Source: Envoy `service.ext_proc.v3.ExternalProcessor`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from envoy.config.core.v3 import base_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
+from envoy.service.ext_proc.v3 import external_processor_pb2
+
+from picker.session import (
+    DESTINATION,
+    BodyReply,
+    ChunkReply,
+    Destination,
+    Event,
+    HeadersReply,
+    ImmediateReply,
+    Mode,
+    Reply,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+    TrailersReply,
+)
+
+SUBSET_NAMESPACE = "envoy.lb.subset_hint"
+SUBSET = "x-gateway-destination-endpoint-subset"
+
+_Request: Any = external_processor_pb2.ProcessingRequest
+_Response: Any = external_processor_pb2.ProcessingResponse
+_Mode: Any = processing_mode_pb2.ProcessingMode
+_OVERWRITE: Any = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+
+_MODES: Mapping[int, Mode] = {
+    _Mode.BUFFERED: "buffered",
+    _Mode.BUFFERED_PARTIAL: "buffered",
+    _Mode.FULL_DUPLEX_STREAMED: "duplex",
+}
+
+
+def decode(data: bytes) -> Event | None:
+    """One message of Envoy's; None for one that we do not know. Raises google.protobuf.message.DecodeError."""
+    message = _Request.FromString(data)
+    match message.WhichOneof("request"):
+        case "request_headers":
+            return _request_headers(message)
+        case "request_body":
+            return RequestBody(message.request_body.body, message.request_body.end_of_stream)
+        case "request_trailers":
+            return RequestTrailers()
+        case "response_headers":
+            return ResponseHeaders(message.response_headers.end_of_stream)
+        case "response_body":
+            return ResponseBody(message.response_body.body, message.response_body.end_of_stream)
+        case "response_trailers":
+            return ResponseTrailers()
+    return None
+
+
+def _request_headers(message: Any) -> RequestHeaders:
+    found = message.request_headers
+    headers: dict[str, str] = {}
+    for header in found.headers.headers:
+        # Envoy fills raw_value; others may fill value. The first of a repeated header wins: a client cannot append to it.
+        headers.setdefault(header.key.lower(), header.raw_value.decode("utf-8", "replace") or header.value)
+    mode: Mode = "buffered"  # an Envoy that does not tell is too old for the others
+    duplex = False
+    if message.HasField("protocol_config"):
+        mode = _MODES.get(message.protocol_config.request_body_mode, "none")
+        duplex = message.protocol_config.response_body_mode == _Mode.FULL_DUPLEX_STREAMED
+    return RequestHeaders(headers, found.end_of_stream, mode, duplex, _subset(message.metadata_context.filter_metadata))
+
+
+def _subset(metadata: Any) -> tuple[str, ...] | None:
+    """The gateway's subset hint: a list of strings, or one string with commas; anything else that is set is empty."""
+    if SUBSET_NAMESPACE not in metadata:
+        return None
+    fields = metadata[SUBSET_NAMESPACE].fields
+    if SUBSET not in fields:
+        return None
+    value = fields[SUBSET]
+    match value.WhichOneof("kind"):
+        case "string_value":
+            entries = value.string_value.split(",")
+        case "list_value":
+            entries = [part for one in value.list_value.values for part in one.string_value.split(",")]
+        case _:
+            entries = []
+    return tuple(entry.strip() for entry in entries if entry.strip())
+
+
+def encode(reply: Reply) -> bytes:
+    """One message for Envoy."""
+    constant = _CONSTANT.get(reply) if isinstance(reply, (HeadersReply, TrailersReply)) else None
+    if constant is not None:
+        return constant
+    message = _Response()
+    match reply:
+        case HeadersReply():
+            part = message.request_headers if reply.phase == "request" else message.response_headers
+            part.SetInParent()
+            if reply.destination is not None:
+                _send_to(message, part.response.header_mutation, reply.destination)
+        case BodyReply():
+            part = message.request_body if reply.phase == "request" else message.response_body
+            part.response.SetInParent()
+            if reply.destination is not None:
+                _send_to(message, part.response.header_mutation, reply.destination)
+            if reply.body is not None:
+                part.response.body_mutation.body = reply.body
+        case ChunkReply():
+            part = message.request_body if reply.phase == "request" else message.response_body
+            chunk = part.response.body_mutation.streamed_response
+            chunk.body = reply.body
+            chunk.end_of_stream = reply.end_of_stream
+        case TrailersReply():
+            part = message.request_trailers if reply.phase == "request" else message.response_trailers
+            part.SetInParent()
+            if reply.destination is not None:
+                _send_to(message, None, reply.destination)
+        case ImmediateReply():
+            part = message.immediate_response
+            part.status.code = reply.status
+            for name, value in reply.headers:
+                _set(part.headers, name, value)
+            part.body = reply.body
+            part.details = reply.details
+    encoded: bytes = message.SerializeToString()
+    return encoded
+
+
+def _set(mutation: Any, name: str, value: str) -> None:
+    option = mutation.set_headers.add()
+    option.header.key = name
+    option.header.raw_value = value.encode()
+    option.append_action = _OVERWRITE
+
+
+def _send_to(message: Any, mutation: Any, destination: Destination) -> None:
+    """The header and the dynamic metadata must be equal (proposal 004); headers of trailers would come too late."""
+    if mutation is not None:
+        _set(mutation, DESTINATION, destination.endpoints)
+    fields = message.dynamic_metadata.fields
+    fields["envoy.lb"].struct_value.fields[DESTINATION].string_value = destination.endpoints
+    fields["penstock"].struct_value.fields["id"].string_value = destination.id
+
+
+_CONSTANT: dict[HeadersReply | TrailersReply, bytes] = {}
+_CONSTANT.update(
+    {
+        reply: encode(reply)
+        for reply in (
+            HeadersReply("request"),
+            HeadersReply("response"),
+            TrailersReply("request"),
+            TrailersReply("response"),
+        )
+    }
+)
