@@ -1,0 +1,53 @@
+"""From betterproto2 messages to bytes: checked once, encoded once.
+
+betterproto2 0.9 builds a new pydantic validator for every nested message at every encoding and enters a warnings context for
+every field: 1.2-2 ms for one route. `_validate` and `_get_field_default` are replaced by versions that keep the checks and
+cache what they need (137 us a route, measured by `make bench NAME=encode`). tests/xds_server/test_encode.py shows that
+bytes and errors stay the same.
+"""
+
+from typing import Any
+
+import betterproto2
+import pydantic_core
+from envoy_data_plane.google.protobuf import Any as AnyMessage
+
+_validators: dict[type, pydantic_core.SchemaValidator] = {}
+
+
+def _validate(self: betterproto2.Message) -> None:
+    kind = type(self)
+    validator = _validators.get(kind)
+    if validator is None:
+        validator = _validators[kind] = pydantic_core.SchemaValidator(kind.__pydantic_core_schema__)  # type: ignore[attr-defined]
+    fields = self.__dict__.copy()
+    fields.pop("_unknown_fields", None)
+    validator.validate_python(fields)
+
+
+def _get_field_default(self: betterproto2.Message, field_name: str) -> Any:
+    meta: Any = self._betterproto  # type: ignore[arg-type]
+    return meta.default_gen[field_name]()  # without the warnings context for deprecated fields
+
+
+betterproto2.Message._validate = _validate  # type: ignore[method-assign]  # noqa: SLF001
+betterproto2.Message._get_field_default = _get_field_default  # type: ignore[method-assign]  # noqa: SLF001
+
+
+def pack(message: betterproto2.Message) -> AnyMessage:
+    """`message` as google.protobuf.Any."""
+    return AnyMessage.pack(message)
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def embed(field: int, body: bytes) -> bytes:
+    """`body` as a length-delimited field: how an encoded message becomes part of another without being encoded again."""
+    return _varint(field << 3 | 2) + _varint(len(body)) + body

@@ -1,0 +1,157 @@
+"""The HTTP filters of a listener that serves InferencePools: model to header, one decision by the picker, token usage.
+
+Order on the way in: json_to_metadata reads the model, `model_to_header` makes it a header that routes match,
+`route_headers` applies the route's own header filters, ext_proc asks the picker. On the way out only the usage is read;
+the picker sees no byte of an answer. Verified on Envoy 1.40; docs/decisions/0002-data-path.md.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
+from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc, HeaderValue, TypedExtensionConfig
+from envoy_data_plane.envoy.extensions.content_parsers.json.v3 import JsonContentParser, JsonContentParserRuleConfig
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
+    ExternalProcessor,
+    ExternalProcessorRouteCacheAction,
+    ExtProcOverrides,
+    ExtProcPerRoute,
+    MetadataOptions,
+    MetadataOptionsMetadataNamespaces,
+    ProcessingMode,
+    ProcessingModeBodySendMode as Body,
+    ProcessingModeHeaderSendMode as Send,
+)
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation, Mutations
+from envoy_data_plane.envoy.extensions.filters.http.json_to_metadata.v3 import (
+    JsonToMetadata,
+    JsonToMetadataKeyValuePair as Pair,
+    JsonToMetadataMatchRules,
+    JsonToMetadataRule,
+    JsonToMetadataSelector as Selector,
+    JsonToMetadataValueType as ValueType,
+)
+from envoy_data_plane.envoy.extensions.filters.http.sse_to_metadata.v3 import (
+    SseToMetadata,
+    SseToMetadataProcessingRules,
+)
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
+from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
+from envoy_data_plane.google.protobuf import Any as AnyMessage, Value
+
+from xds_server.model.graph import Backend
+from xds_server.translate.encode import pack
+from xds_server.translate.headers import option
+from xds_server.translate.names import (
+    AI_NAMESPACE,
+    BODY_HEADER,
+    EXT_PROC,
+    JSON_TO_METADATA,
+    LB_NAMESPACE,
+    MODEL_HEADER,
+    MODEL_TO_HEADER,
+    PENSTOCK_NAMESPACE,
+    PICKER_CLUSTER,
+    POOL_METADATA,
+    ROUTE_HEADERS,
+    SSE_TO_METADATA,
+)
+from xds_server.translate.settings import DataPlane
+
+_USAGE = {
+    "prompt_tokens": ("usage", "prompt_tokens"),
+    "completion_tokens": ("usage", "completion_tokens"),
+    "cached_tokens": ("usage", "prompt_tokens_details", "cached_tokens"),
+}
+_JSON = RegexMatcher(regex=r"application/json(?:\s*;.*)?")  # servers and clients do send "; charset=utf-8"
+_SKIP = ProcessingMode(
+    request_header_mode=Send.SKIP,
+    response_header_mode=Send.SKIP,
+    request_trailer_mode=Send.SKIP,
+    response_trailer_mode=Send.SKIP,
+)
+# BUFFERED, since only so a dead, aborting or hung picker fails open or closed as the pool asks (lab table R12).
+_DECIDE = ProcessingMode(request_header_mode=Send.SEND, request_body_mode=Body.BUFFERED, response_header_mode=Send.SKIP)
+
+
+def filters(plane: DataPlane, *, by_model: bool) -> list[HttpFilter]:
+    """The filters before the router. `by_model`: some route matches the model header, so bodies are read before routing."""
+    found = [_filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=by_model)))]
+    if by_model:
+        found.append(_filter(MODEL_TO_HEADER, pack(_model_to_header())))
+    return [
+        *found,
+        _filter(ROUTE_HEADERS, pack(HeaderMutation(mutations=Mutations()))),
+        _filter(EXT_PROC, pack(_slot(plane))),
+        _filter(SSE_TO_METADATA, pack(_sse_to_metadata())),
+    ]
+
+
+def picker_override(pool: Backend) -> ExtProcPerRoute:
+    """Fills the ext_proc slot for a route, or for one share of it, to a pool: which pool, and what if nobody answers."""
+    name = f"{pool.ref.namespace}/{pool.ref.name}"
+    overrides = ExtProcOverrides(
+        grpc_service=_grpc(),
+        processing_mode=_DECIDE,
+        failure_mode_allow=pool.fail_open,
+        grpc_initial_metadata=[HeaderValue(key=POOL_METADATA, value=name)],
+    )
+    return ExtProcPerRoute(overrides=overrides)
+
+
+def _slot(plane: DataPlane) -> ExternalProcessor:
+    """ext_proc, asleep: routes to pools wake it. A filter that were `disabled` could not be woken once the model is known."""
+    receiving = MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE, PENSTOCK_NAMESPACE])
+    forwarding = MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE, f"{LB_NAMESPACE}.subset_hint"])
+    return ExternalProcessor(
+        grpc_service=_grpc(),
+        failure_mode_allow=True,
+        processing_mode=_SKIP,
+        message_timeout=timedelta(seconds=plane.picker_timeout),
+        max_message_timeout=timedelta(hours=1),  # a picker that lets a request wait asks for more time
+        route_cache_action=ExternalProcessorRouteCacheAction.RETAIN,  # the picker picks an endpoint, never a route
+        metadata_options=MetadataOptions(forwarding_namespaces=forwarding, receiving_namespaces=receiving),
+        status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
+    )
+
+
+def _grpc() -> GrpcService:
+    return GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=PICKER_CLUSTER))
+
+
+def _json_to_metadata(*, by_model: bool) -> JsonToMetadata:
+    model = JsonToMetadataRule(
+        selectors=[Selector(key="model")],
+        on_present=Pair(metadata_namespace=AI_NAMESPACE, key="model"),
+        on_error=Pair(metadata_namespace=AI_NAMESPACE, key="error", value=Value(string_value="invalid")),
+    )
+    usage = JsonToMetadataMatchRules(rules=_usage(), allow_content_types_regex=_JSON)
+    request = JsonToMetadataMatchRules(rules=[model], allow_content_types_regex=_JSON) if by_model else None
+    return JsonToMetadata(request_rules=request, response_rules=usage)
+
+
+def _sse_to_metadata() -> SseToMetadata:
+    parser = JsonContentParser(rules=[JsonContentParserRuleConfig(rule=each) for each in _usage()])
+    config = TypedExtensionConfig(name="envoy.content_parsers.json", typed_config=pack(parser))
+    return SseToMetadata(response_rules=SseToMetadataProcessingRules(content_parser=config))
+
+
+def _usage() -> list[JsonToMetadataRule]:
+    return [
+        JsonToMetadataRule(
+            selectors=[Selector(key=key) for key in path],
+            on_present=Pair(metadata_namespace=AI_NAMESPACE, key=name, type=ValueType.NUMBER),
+        )
+        for name, path in _USAGE.items()
+    ]
+
+
+def _model_to_header() -> HeaderMutation:
+    written: Sequence[tuple[str, str]] = ((MODEL_HEADER, "model"), (BODY_HEADER, "error"))
+    mutations = [Mutation(append=option(name, f"%DYNAMIC_METADATA({AI_NAMESPACE}:{key})%")) for name, key in written]
+    return HeaderMutation(mutations=Mutations(request_mutations=mutations))
+
+
+def _filter(name: str, config: AnyMessage) -> HttpFilter:
+    return HttpFilter(name=name, typed_config=config)

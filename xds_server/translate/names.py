@@ -1,0 +1,26 @@
+"""The names that the data path is wired with: metadata namespaces, headers, filters. Each with its source."""
+
+# Endpoint-picker protocol, Gateway API Inference Extension proposal 004.
+LB_NAMESPACE = "envoy.lb"
+DESTINATION = "x-gateway-destination-endpoint"
+SERVED = "x-gateway-destination-endpoint-served"
+
+# Body-based routing, Gateway API Inference Extension: the model of the body as a header that routes can match.
+MODEL_HEADER = "x-gateway-model-name"
+AI_NAMESPACE = "ai"  # dynamic metadata: model, error, prompt_tokens, completion_tokens, cached_tokens
+
+# Ours. A client's copies are removed before anything looks at them.
+PENSTOCK_NAMESPACE = "penstock"  # dynamic metadata: id of the decision
+POOL_METADATA = "x-penstock-pool"  # gRPC initial metadata of a picker stream: "ns/name"
+BODY_HEADER = "x-penstock-body"  # "invalid": the body is not the JSON that it says it is
+RESERVED_PREFIXES = ("x-gateway-destination-", "x-penstock-")
+
+PICKER_CLUSTER = "penstock/picker"
+INVALID_CLUSTER = "penstock/invalid-backend"  # exists nowhere: Envoy answers 500 for its share of the requests
+
+ROUTER = "envoy.filters.http.router"
+EXT_PROC = "envoy.filters.http.ext_proc"
+JSON_TO_METADATA = "envoy.filters.http.json_to_metadata"
+SSE_TO_METADATA = "envoy.filters.http.sse_to_metadata"
+MODEL_TO_HEADER = "penstock.model_to_header"  # an envoy.filters.http.header_mutation
+ROUTE_HEADERS = "penstock.route_headers"  # another: header filters of routes to pools, which the picker must see
