@@ -1,0 +1,139 @@
+"""Endpoints: the addresses behind a Service port and behind an InferencePool.
+
+Sources: discovery.k8s.io/v1 EndpointSlice conditions; InferencePool 1.6 `targetPorts` (a pod and a port are an endpoint,
+the port's index is the data-parallel rank). Cases: tests/xds_server/test_resolve_endpoints.py.
+"""
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+
+from xds_server.model.graph import Endpoint
+from xds_server.model.objects import EndpointSlice, InferencePool, Pod, Problem, Service, ServicePort, SliceEndpoint
+from xds_server.resolve.context import Context
+
+ACTIVE_PORTS = ("llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports")
+ENDPOINTS_ANNOTATION = "penstock.dev/endpoints"
+
+
+def service_endpoints(service: Service, port: ServicePort, context: Context) -> tuple[Endpoint, ...]:
+    """The ready addresses of a Service port, from its EndpointSlices.
+
+    A Service without any EndpointSlice gets the addresses of the Pods that it selects: in a directory of manifests there is
+    no endpoint controller. Headless Services are no different: Envoy balances, not the cluster IP.
+    """
+    slices = context.slices.get((service.meta.namespace, service.meta.ref.name), [])
+    if slices:
+        return unique(
+            found
+            for each in slices
+            for name, number in each.ports
+            if name == port.name
+            for found in _from_slice(each, number)
+        )
+    pods = context.pods(service.meta.namespace, service.selector)
+    numbers = ((pod, _target(port, pod)) for pod in pods)
+    return unique(_from_pod(pod, number) for pod, number in numbers if number and _serves(pod))
+
+
+def pool_endpoints(pool: InferencePool, context: Context) -> tuple[tuple[Endpoint, ...], list[Problem]]:
+    """Every pod of the pool x every target port, sorted and unique, and what is wrong with the pool's annotation.
+
+    Without Pods that match, EndpointSlices whose labels match take their place, and the annotation `penstock.dev/endpoints`
+    adds addresses: both are for manifests in files, where nobody runs pods.
+    """
+    pods = context.pods(pool.meta.namespace, pool.selector)
+    written, problems = _annotated(pool)
+    found = list(written)
+    for pod in filter(_serves, pods):
+        active = active_ports(pod)
+        for rank, port in enumerate(pool.target_ports):
+            if active is None or port in active:
+                found.append(_from_pod(pod, port, rank))
+    if not pods:
+        for each in context.selected_slices(pool.meta.namespace, pool.selector):
+            for rank, port in _slice_ports(each, pool.target_ports):
+                found.extend(_from_slice(each, port, rank))
+    return unique(found), problems
+
+
+def unique(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+    """Sorted, each address and port once: one that is not draining wins, then one that is known to be a pod."""
+    best = sorted(endpoints, key=lambda e: (e.address, e.port, e.draining, not e.pod, e))
+    return tuple({(found.address, found.port): found for found in reversed(best)}.values())[::-1]
+
+
+def active_ports(pod: Pod) -> frozenset[int] | None:
+    """The target ports that this pod serves now; None for all. What is not a number is skipped."""
+    for annotation in ACTIVE_PORTS:
+        if annotation in pod.meta.annotations:
+            words = pod.meta.annotations[annotation].replace(",", " ").split()
+            return frozenset(int(word) for word in words if word.isascii() and word.isdigit())
+    return None
+
+
+def _serves(pod: Pod) -> bool:
+    return bool(pod.ip) and pod.ready
+
+
+def _from_pod(pod: Pod, port: int, rank: int = 0) -> Endpoint:
+    return Endpoint(
+        address=pod.ip,
+        port=port,
+        pod=pod.meta.ref.name,
+        node=pod.node,
+        draining=pod.terminating,
+        rank=rank,
+        labels=tuple(sorted(pod.meta.labels.items())),
+    )
+
+
+def _from_slice(found: EndpointSlice, port: int, rank: int = 0) -> Iterator[Endpoint]:
+    if found.address_type == "FQDN":  # deprecated by Kubernetes; EDS takes addresses only
+        return
+    for each in found.endpoints:
+        if each.addresses and (each.ready or _drains(each)):
+            # All addresses of one entry are the same endpoint; the API says to use the first.
+            yield Endpoint(each.addresses[0], port, each.pod, each.zone, each.node, draining=_drains(each), rank=rank)
+
+
+def _drains(each: SliceEndpoint) -> bool:
+    return each.terminating and each.serving
+
+
+def _target(port: ServicePort, pod: Pod) -> int:
+    """The container's port; 0 when this pod has none of that name."""
+    if isinstance(port.target, str):
+        return pod.ports.get(port.target, 0)
+    return port.target or port.port
+
+
+def _slice_ports(found: EndpointSlice, targets: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(rank, port): the pool's target ports that the slice has; its own ports when it has none of them."""
+    held = [port for _, port in found.ports]
+    both = [(rank, port) for rank, port in enumerate(targets) if port in held or not held]
+    return both or list(enumerate(held))
+
+
+def _annotated(pool: InferencePool) -> tuple[list[Endpoint], list[Problem]]:
+    found: list[Endpoint] = []
+    problems: list[Problem] = []
+    for word in pool.meta.annotations.get(ENDPOINTS_ANNOTATION, "").replace(",", " ").split():
+        host, _, port = word.rpartition(":")
+        address = "127.0.0.1" if host == "localhost" else host.strip("[]")
+        if _is_address(address) and port.isascii() and port.isdigit() and 0 < int(port) < 65536:
+            number = int(port)
+            rank = pool.target_ports.index(number) if number in pool.target_ports else 0
+            found.append(Endpoint(address, number, rank=rank))
+        else:
+            message = f"{word!r} is not an endpoint; write ip:port or localhost:port, separated by commas"
+            where = f"metadata.annotations[{ENDPOINTS_ANNOTATION}]"
+            problems.append(Problem(pool.meta.ref, where, "InvalidObject", message, pool.meta.source))
+    return found, problems
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,133 @@
+"""Pools: every InferencePool as the picker sees it: endpoints, objectives, rewrites, and the picker's configuration.
+
+Sources: Inference Extension 1.6 InferencePool, llm-d 0.10 InferenceObjective and InferenceModelRewrite. Cases:
+tests/xds_server/test_resolve_pools.py.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from xds_server.model.graph import Objective, ObjectStatus, Pool
+from xds_server.model.objects import (
+    ConfigMap,
+    EndpointPickerConfig,
+    InferenceModelRewrite,
+    InferenceObjective,
+    InferencePool,
+    ObjectRef,
+    Problem,
+)
+from xds_server.resolve import conditions as c
+from xds_server.resolve.backends import pool_backend
+from xds_server.resolve.context import Context
+from xds_server.resolve.endpoints import pool_endpoints
+
+CONFIG_ANNOTATION = "penstock.dev/endpoint-picker-config"
+DEFAULT_CONFIG = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedPools:
+    pools: Mapping[str, Pool]  # by "ns/name"
+    statuses: Mapping[ObjectRef, ObjectStatus]  # of objectives and rewrites; a pool's own depends on routes
+    problems: tuple[Problem, ...]
+
+
+def resolve_pools(context: Context) -> ResolvedPools:
+    """Every pool, routed to or not: the picker may be asked before the route is there."""
+    state = context.state
+    held = {pool.meta.ref: pool for pool in state.all(InferencePool)}
+    objectives: dict[ObjectRef, list[Objective]] = defaultdict(list)
+    rewrites: dict[ObjectRef, list[InferenceModelRewrite]] = defaultdict(list)
+    statuses: dict[ObjectRef, ObjectStatus] = {}
+    problems: list[Problem] = []
+    for objective in state.all(InferenceObjective):
+        objectives[objective.pool].append(Objective(objective.meta.ref.name, objective.priority, objective.models))
+    for rewrite in state.all(InferenceModelRewrite):
+        rewrites[rewrite.pool].append(rewrite)
+    members: list[InferenceObjective | InferenceModelRewrite] = [
+        *state.all(InferenceObjective),
+        *state.all(InferenceModelRewrite),
+    ]
+    for member in members:
+        status, problem = _membership(member, held)
+        statuses[member.meta.ref] = status
+        problems.extend(problem)
+    pools = {}
+    for ref in sorted(held):
+        pool = held[ref]
+        config, found = picker_config(pool, context)
+        endpoints, wrong = pool_endpoints(pool, context)
+        problems += [*found, *wrong]
+        pools[f"{ref.namespace}/{ref.name}"] = Pool(
+            ref,
+            pool_backend(pool),
+            endpoints,
+            tuple(sorted(objectives.get(ref, ()), key=lambda each: each.name)),
+            tuple(rewrites.get(ref, ())),  # state.all gives the oldest first
+            config,
+        )
+    return ResolvedPools(pools, statuses, tuple(problems))
+
+
+def picker_config(pool: InferencePool, context: Context) -> tuple[Mapping[str, object] | None, list[Problem]]:
+    """The content that configures the picker for this pool; None for the built-in default.
+
+    The annotation names an EndpointPickerConfig, else a ConfigMap in the pool's namespace. Without the annotation it is the
+    EndpointPickerConfig called "default", if there is one. A name that leads nowhere is a problem, not an outage.
+    """
+    name = pool.meta.annotations.get(CONFIG_ANNOTATION, "")
+    document = _document(name or DEFAULT_CONFIG, pool.meta.namespace, context.state.all(EndpointPickerConfig))
+    if document is not None:
+        return document.content, []
+    if not name:
+        return None, []
+    config_map = context.state.get(ConfigMap, ObjectRef("", "ConfigMap", pool.meta.namespace, name))
+    found: Mapping[str, object] | str
+    if config_map is None:
+        found = f"there is no EndpointPickerConfig {name} and no ConfigMap {pool.meta.namespace}/{name}; create one"
+    else:
+        found = _yaml_of(config_map)
+    if not isinstance(found, str):
+        return found, []
+    where = f"metadata.annotations[{CONFIG_ANNOTATION}]"
+    message = f"{found}. The default picker configuration is used until then"
+    return None, [Problem(pool.meta.ref, where, "InvalidObject", message, pool.meta.source)]
+
+
+def _document(name: str, namespace: str, held: Iterable[EndpointPickerConfig]) -> EndpointPickerConfig | None:
+    """The one in the pool's namespace, else one that says no namespace or the default one."""
+    order = (namespace, "", "default")
+    named = [each for each in held if each.meta.ref.name == name and each.meta.namespace in order]
+    return min(named, key=lambda each: order.index(each.meta.namespace), default=None)
+
+
+def _yaml_of(found: ConfigMap) -> Mapping[str, object] | str:
+    """The first data key that ends in .yaml, parsed; or what is wrong with it."""
+    key = min((key for key in found.data if key.endswith(".yaml")), default="")
+    if not key:
+        return f"{found.meta.ref} has no data key that ends in .yaml; add one"
+    try:
+        content = YAML(typ="safe", pure=True).load(found.data[key])
+    except YAMLError as error:
+        problem = " ".join(str(error).split())
+        return f"{found.meta.ref}: {key} is not YAML: {problem}"
+    if not isinstance(content, dict):
+        return f"{found.meta.ref}: {key} must be a mapping"
+    return content
+
+
+def _membership(
+    member: InferenceObjective | InferenceModelRewrite, held: Mapping[ObjectRef, InferencePool]
+) -> tuple[ObjectStatus, list[Problem]]:
+    meta = member.meta
+    if member.pool in held:
+        return ObjectStatus(meta.ref, (c.passed(c.ACCEPTED, meta.generation),)), []
+    message = f"{member.pool} does not exist; create it or change spec.poolRef"
+    condition = c.failed(c.ACCEPTED, c.TARGET_NOT_FOUND, message, meta.generation)
+    problem = Problem(meta.ref, "spec.poolRef", c.TARGET_NOT_FOUND, message, meta.source)
+    return ObjectStatus(meta.ref, (condition,)), [problem]

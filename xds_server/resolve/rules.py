@@ -1,0 +1,220 @@
+"""Rules: an HTTPRoute as entries of a virtual host, each with its precedence; the unit of isolation is one rule.
+
+A function of (route, Context) only, so that it can be cached: what a listener adds (the port of a redirect) is added by
+`at_listener`. Source: Gateway API 1.7 HTTPRouteRule. Cases: tests/xds_server/test_resolve_rules.py.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from xds_server.model.graph import Backend, Forward, Mirror, Redirect, Reply, Route, WeightedBackend
+from xds_server.model.objects import (
+    INFERENCE_GROUP,
+    BackendRef,
+    HeaderFilter,
+    HTTPMatch,
+    HTTPRoute,
+    HTTPRule,
+    MirrorFilter,
+    ObjectRef,
+    Problem,
+    RedirectFilter,
+    RewriteFilter,
+)
+from xds_server.resolve import conditions as c
+from xds_server.resolve.backends import resolve_backend
+from xds_server.resolve.context import Context
+from xds_server.resolve.references import Denied, Ok
+from xds_server.resolve.validity import Complaint, backend_filter_complaints, filter_complaints, match_complaints
+
+Precedence = tuple[int, int, int, int, int, str, str, str, int, int]
+PATH_RANK = {"Exact": 0, "RegularExpression": 1, "PathPrefix": 2}
+WELL_KNOWN = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    precedence: Precedence  # the smaller comes first; no two entries are equal
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRoute:
+    """A route with every rule decided, before it is known where it is attached."""
+
+    route: HTTPRoute
+    entries: tuple[Entry, ...]
+    backends: tuple[Backend, ...]  # every cluster that its rules use, mirrors too
+    pools: tuple[ObjectRef, ...]  # every InferencePool that it may name, also one that cannot be served
+    unresolved: tuple[tuple[str, Denied], ...]  # (field, why) of every reference that names nothing
+    invalid: tuple[tuple[str, Denied], ...]  # (field, why) of everything else that is wrong
+    broken_rules: int  # how many rules answer 500 or nothing because of `invalid`
+
+    @property
+    def accepted(self) -> bool:
+        """A route is refused only when none of its rules can be understood."""
+        return not self.broken_rules or self.broken_rules < len(self.route.rules)
+
+    def problems(self) -> Iterator[Problem]:
+        meta = self.route.meta
+        for field, denied in (*self.invalid, *self.unresolved):
+            yield Problem(meta.ref, field, denied.reason, denied.message, meta.source)
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What one route's rules leave behind while they are compiled."""
+
+    route: HTTPRoute
+    context: Context
+    pools: dict[ObjectRef, None]
+    unresolved: list[tuple[str, Denied]]
+    invalid: list[tuple[str, Denied]]
+
+    def complain(self, where: str, found: list[Complaint]) -> None:
+        self.invalid += [(f"{where}.{field}", Denied(reason, message)) for field, reason, message in found]
+
+    def backend(self, wanted: BackendRef, where: str) -> Backend | None:
+        found = resolve_backend(self.route.meta.ref, wanted, self.context)
+        permitted = self.context.references.permitted(self.route.meta.ref, wanted.ref)
+        if permitted and (wanted.ref.group, wanted.ref.kind) == (INFERENCE_GROUP, "InferencePool"):
+            self.pools[wanted.ref] = None
+        match found:
+            case Ok(backend):
+                return backend
+            case Denied() as denied:
+                self.unresolved.append((where, denied))
+        return None
+
+
+def compile_route(route: HTTPRoute, context: Context) -> CompiledRoute:
+    """Every rule of a route on its own: what is wrong with one changes nothing in the others."""
+    findings = _Findings(route, context, {}, [], [])
+    entries: list[Entry] = []
+    broken = 0
+    for index, rule in enumerate(route.rules):
+        before = len(findings.invalid)
+        entries += _entries(route, index, rule, findings)
+        broken += len(findings.invalid) > before
+    return CompiledRoute(
+        route,
+        tuple(entries),
+        _used(entries),
+        tuple(findings.pools),
+        tuple(findings.unresolved),
+        tuple(findings.invalid),
+        broken,
+    )
+
+
+def _used(entries: Iterable[Entry]) -> tuple[Backend, ...]:
+    """Every cluster that these entries send requests to; a broken rule needs none."""
+    found = {}
+    for entry in entries:
+        if isinstance(entry.route.action, Forward):
+            for each in (*entry.route.action.backends, *entry.route.action.mirrors):
+                if each.backend:
+                    found[each.backend.cluster] = each.backend
+    return tuple(found.values())
+
+
+def at_listener(entries: tuple[Entry, ...], scheme: str, port: int) -> tuple[Entry, ...]:
+    """The entries as a listener of this scheme and port serves them."""
+    if not any(isinstance(entry.route.action, Redirect) for entry in entries):
+        return entries
+    return tuple(
+        replace(entry, route=replace(entry.route, action=_redirect(entry.route.action.filter, scheme, port)))
+        if isinstance(entry.route.action, Redirect)
+        else entry
+        for entry in entries
+    )
+
+
+def precedence(route: HTTPRoute, rule: int, index: int, match: HTTPMatch) -> Precedence:
+    """HTTPRouteRule.matches: the path's type and length, a method, the most headers, the most query parameters; then age.
+
+    A trailing slash of a prefix means nothing and counts nothing.
+    """
+    prefix = len(match.path.value.rstrip("/")) if match.path.kind == "PathPrefix" else 0
+    return (
+        PATH_RANK[match.path.kind],
+        -prefix,
+        0 if match.method else 1,
+        -len(match.headers),
+        -len(match.query),
+        *route.meta.age_key,
+        rule,
+        index,
+    )
+
+
+def _entries(route: HTTPRoute, index: int, rule: HTTPRule, findings: _Findings) -> Iterator[Entry]:
+    where = f"spec.rules[{index}]"
+    unusable: set[int] = set()
+    for at, match in enumerate(rule.matches):
+        if wrong := list(match_complaints(match, f"matches[{at}]")):
+            findings.complain(where, wrong)
+            unusable.add(at)
+    if wrong := list(filter_complaints(rule)):
+        findings.complain(where, wrong)
+    action = _action(rule, where, findings)  # also for a broken rule: its references are worth a word
+    if unusable or wrong:
+        action = Reply(500)
+    ours = tuple(found for found in rule.filters if isinstance(found, HeaderFilter))
+    headers = () if isinstance(action, Reply) else ours
+    for at, match in enumerate(rule.matches):
+        if at not in unusable:
+            name = f"{route.meta.namespace}/{route.meta.ref.name}/{index}/{at}"
+            yield Entry(precedence(route, index, at, match), Route(name, match, action, headers, rule.name))
+
+
+def _action(rule: HTTPRule, where: str, findings: _Findings) -> Forward | Redirect | Reply:
+    for found in rule.filters:
+        if isinstance(found, RedirectFilter):
+            return Redirect(found, 0)  # `at_listener` knows the port
+    backends = tuple(_weighted(rule, at, where, findings) for at in range(len(rule.backends)))
+    mirrors = tuple(_mirrors(rule, where, findings))
+    if not any(found.backend and found.weight > 0 for found in backends):
+        return Reply(500)  # also without any backendRef: HTTPRouteRule.backendRefs says so
+    rewrites = [found for found in rule.filters if isinstance(found, RewriteFilter)]
+    if len(rule.backends) == 1:
+        rewrites += [found for found in rule.backends[0].filters if isinstance(found, RewriteFilter)]
+    return Forward(backends, rewrites[0] if rewrites else None, mirrors, rule.timeouts, rule.retry)
+
+
+def _weighted(rule: HTTPRule, at: int, where: str, findings: _Findings) -> WeightedBackend:
+    wanted, alone = rule.backends[at], len(rule.backends) == 1
+    field = f"backendRefs[{at}]"
+    backend = findings.backend(wanted, f"{where}.{field}")
+    if wrong := list(backend_filter_complaints(wanted.filters, rule.matches, field, alone)):
+        findings.complain(where, wrong)
+        return WeightedBackend(None, wanted.weight)
+    headers = tuple(found for found in wanted.filters if isinstance(found, HeaderFilter))
+    return WeightedBackend(backend, wanted.weight, headers if backend else ())
+
+
+def _mirrors(rule: HTTPRule, where: str, findings: _Findings) -> Iterator[Mirror]:
+    for at, found in enumerate(rule.filters):
+        if isinstance(found, MirrorFilter):
+            backend = findings.backend(found.backend, f"{where}.filters[{at}].requestMirror.backendRef")
+            if backend:  # a mirror that names nothing is dropped: it must not hurt the request
+                yield Mirror(backend, found.numerator, found.denominator)
+
+
+def _redirect(found: RedirectFilter, scheme: str, port: int) -> Redirect:
+    """HTTPRequestRedirectFilter.port: the filter's, else the scheme's well-known one, else the listener's.
+
+    0, none, where it is what the scheme says anyway.
+    """
+    new = found.scheme or scheme
+    number = found.port or (WELL_KNOWN.get(new, port) if found.scheme else port)
+    return Redirect(found, 0 if WELL_KNOWN.get(new) == number else number)
+
+
+def route_conditions_failed(compiled: CompiledRoute) -> Denied | None:
+    """Why the route as a whole is refused, if it is."""
+    if compiled.accepted:
+        return None
+    reasons = {denied.reason for _, denied in compiled.invalid}
+    reason = c.INCOMPATIBLE_FILTERS if reasons == {c.INCOMPATIBLE_FILTERS} else c.UNSUPPORTED_VALUE
+    return Denied(reason, c.sentence(f"{field}: {denied.message}" for field, denied in compiled.invalid))
