@@ -49,7 +49,7 @@ class Document:
         return f"a value of type {type(value).__name__}"
 
 
-def nearest(word: str, known: Iterable[str], cutoff: float = 0.7) -> str | None:
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The one of `known` that was most likely meant."""
     names = {name.lower(): name for name in known if isinstance(name, str)}
     found = difflib.get_close_matches(word.lower(), names, n=1, cutoff=cutoff)
