@@ -1,0 +1,117 @@
+"""`penstock sim`: one simulated model server."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from penstock.sim.engine import EngineSettings
+from penstock.sim.faults import KINDS
+from penstock.sim.latency import Latency
+from penstock.sim.server import SimServer, SimSettings
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options and their defaults; docs quote `--help`."""
+    made = argparse.ArgumentParser(prog="penstock sim", description=__doc__)
+    option, latency = made.add_argument, Latency()
+    option("--host", default="127.0.0.1")
+    option("--port", type=int, default=8000, help="0: any free one, which is printed")
+    option("--name", default="", help="value of the response header x-sim-server (default: sim-PORT)")
+    option("--models", default="base", help="served names of the model, comma separated")
+    option("--loras", default="", help="adapters, comma separated")
+    option("--max-loras", type=int, default=0, help="adapters in one batch (default: as many as there are)")
+    option("--max-num-seqs", type=int, default=8, help="requests in one batch (default: %(default)s)")
+    option("--max-model-len", type=int, default=32768)
+    option("--kv-blocks", type=int, default=4096)
+    option("--block-size", type=int, default=16, help="tokens of a KV block (default: %(default)s)")
+    option("--prefill-ms-per-token", type=float, default=latency.prefill_ms_per_token)
+    option("--decode-ms", type=float, default=latency.decode_ms)
+    option("--overhead-ms", type=float, default=latency.overhead_ms)
+    option("--lora-ms", type=float, default=latency.lora_ms, help="to load an adapter")
+    option("--slowdown", type=float, default=latency.decode_slowdown, help="added factor when the batch is full")
+    option("--jitter", type=float, default=latency.jitter, help="0.1: every time is 10 %% more or less")
+    option(
+        "--max-queued", type=int, default=0, help="waiting requests beyond which the answer is 503 (default: no limit)"
+    )
+    option("--seed", type=int, default=0)
+    option("--fail-rate", type=float, default=0.0)
+    option("--fail-kind", default="500", choices=KINDS)
+    option("--kill-after-tokens", type=int, default=0, help="die when so many tokens were generated")
+    return made
+
+
+def settings_of(argv: Sequence[str]) -> SimSettings:
+    given = parser().parse_args(argv)
+    loras = _names(given.loras)
+    latency = Latency(
+        overhead_ms=given.overhead_ms,
+        prefill_ms_per_token=given.prefill_ms_per_token,
+        decode_ms=given.decode_ms,
+        prefill_slowdown=given.slowdown,
+        decode_slowdown=given.slowdown,
+        lora_ms=given.lora_ms,
+        jitter=given.jitter,
+    )
+    engine = EngineSettings(
+        max_num_seqs=given.max_num_seqs,
+        kv_blocks=given.kv_blocks,
+        block_tokens=given.block_size,
+        max_loras=given.max_loras or len(loras),
+        max_queued=given.max_queued,
+        latency=latency,
+        seed=given.seed,
+    )
+    return SimSettings(
+        name=given.name or f"sim-{given.port}",
+        host=given.host,
+        port=given.port,
+        models=_names(given.models) or ("base",),
+        loras=loras,
+        max_model_len=given.max_model_len,
+        engine=engine,
+        fail_kind=given.fail_kind,
+        fail_rate=given.fail_rate,
+        kill_after_tokens=given.kill_after_tokens,
+    )
+
+
+async def serve(settings: SimSettings) -> int:
+    """Until SIGTERM or SIGINT (0), or until the server dies of --kill-after-tokens (1)."""
+    server, ended = SimServer(settings), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    await server.start()
+    print(f"{settings.name} listens on {server.url}", flush=True)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            waits = [tasks.create_task(ended.wait()), tasks.create_task(server.dead.wait())]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for task in waits:
+                task.cancel()
+    finally:
+        await server.stop()
+    return int(server.dead.is_set())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    settings = settings_of(sys.argv[1:] if argv is None else argv)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(serve(settings))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The one of uvloop if it is there: a third faster, and not needed."""
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name for part in listed.split(",") if (name := part.strip()))
