@@ -115,12 +115,15 @@ class Recorder:
         self._distances: dict[str, tuple[Callable[[float], None], Callable[[float], None]]] = {}
         pushes, acks = registry.counter(c.XDS_PUSHES_TOTAL), registry.counter(c.XDS_ACKS_TOTAL)
         nacks = registry.counter(c.XDS_NACKS_TOTAL)
+        clients = registry.gauge(c.XDS_CONNECTED_CLIENTS).bind()
         self._named: dict[str, Callable[..., None]] = {
             "Decision": self.decision,
             "Outcome": self.outcome,
             "Pushed": _count_types(pushes),
             "Acked": _count_types(acks),
             "Nacked": _count_types(nacks),
+            "Connected": lambda _fact: clients.inc(),
+            "Disconnected": lambda _fact: clients.inc(-1),
         }
         self._handlers: dict[type, Callable[..., None]] = {}
 

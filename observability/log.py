@@ -1,0 +1,142 @@
+"""The request log: one JSON line per request, from its Outcome. No prompt, no answer, no header values, no query string.
+
+Field names are those of the OpenTelemetry semantic conventions (http, url, user_agent, gen_ai, error) where they exist,
+`penstock.*` else; `severity`, `time`, `message` and the trace are the special fields of Cloud Logging. Errors are always
+logged, successes at a rate. The event loop never waits for the stream: what the buffer cannot hold is dropped and counted.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, BinaryIO
+
+import orjson
+import xxhash
+
+from observability.catalogue import LOG_RECORDS_DROPPED_TOTAL
+from observability.registry import Sample
+from picker.facts import Outcome
+
+_LONGEST = 128  # characters of a value that the client chose
+_CLIENT = frozenset(
+    {"client_cancelled", "shed_priority", "bad_request", "body_too_large", "model_not_found", "no_route"}
+)
+_CLIENT |= {"upstream_4xx"}
+
+
+class RequestLog:
+    """Subscribe `observe`, and run `run` in a TaskGroup. For one event loop; only the writing itself is in a thread.
+
+    `rate` of the successes is logged, chosen by the request's id: every replica and every run choose alike. `capacity` is
+    lines that wait for the stream. `project` makes trace ids links in Cloud Logging.
+    """
+
+    def __init__(self, stream: BinaryIO, *, rate: float = 1.0, capacity: int = 1024, project: str = "") -> None:
+        if not 0.0 <= rate <= 1.0:
+            raise ValueError(f"rate is a share of the successes, in [0, 1], not {rate}")
+        self.dropped = 0  # lines that a full buffer or the stream refused
+        self._stream = stream
+        self._below = int(rate * 2**64)
+        self._capacity = capacity
+        self._project = project
+        self._lines: deque[bytes] = deque()
+        self._wake = asyncio.Event()
+
+    def observe(self, fact: object) -> None:
+        if not isinstance(fact, Outcome) or not self._wanted(fact):
+            return
+        if len(self._lines) >= self._capacity:
+            self.dropped += 1
+            return
+        self._lines.append(line(fact, self._project))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write until cancelled; what is in the buffer then is still written."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                self.dropped += await asyncio.to_thread(self._write, self._take())
+        finally:
+            self.dropped += self._write(self._take())
+
+    def collect(self) -> Iterator[Sample]:
+        """For `Registry.collect`."""
+        yield Sample(LOG_RECORDS_DROPPED_TOTAL, {}, self.dropped)
+
+    def _wanted(self, outcome: Outcome) -> bool:
+        return bool(outcome.reason) or xxhash.xxh3_64_intdigest(outcome.id.encode()) < self._below
+
+    def _take(self) -> list[bytes]:
+        taken = list(self._lines)
+        self._lines.clear()
+        return taken
+
+    def _write(self, lines: list[bytes]) -> int:
+        """How many lines were lost: a full disk or a closed pipe must not end the serving of requests."""
+        try:
+            self._stream.write(b"".join(lines))
+            self._stream.flush()
+        except OSError:
+            return len(lines)
+        return 0
+
+
+def line(outcome: Outcome, project: str = "") -> bytes:
+    """One line, newline included."""
+    return orjson.dumps(record(outcome, project), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def record(outcome: Outcome, project: str = "") -> dict[str, Any]:
+    """The record as plain data; a field that is not known is absent, so a query never meets null."""
+    path = _clean(outcome.path.partition("?")[0])
+    status = outcome.status or None
+    fields: dict[str, Any] = {
+        "severity": _severity(outcome),
+        "time": datetime.fromtimestamp(outcome.time, UTC).isoformat(timespec="milliseconds"),
+        "message": " ".join(str(part) for part in (path, status, outcome.reason) if part),
+        "logging.googleapis.com/trace": _trace(outcome.trace_id, project),
+        "http.response.status_code": status,
+        "http.request.body.size": outcome.request_bytes,
+        "http.response.body.size": outcome.response_bytes,
+        "http.route": outcome.route,
+        "url.path": path,
+        "user_agent.original": _clean(outcome.user_agent),
+        "error.type": outcome.reason,
+        "gen_ai.request.model": _clean(outcome.model),
+        "gen_ai.response.model": _clean(outcome.target_model),
+        "gen_ai.usage.input_tokens": outcome.input_tokens,
+        "gen_ai.usage.cache_read.input_tokens": outcome.cached_tokens,
+        "gen_ai.usage.output_tokens": outcome.output_tokens,
+        "penstock.request_id": outcome.id,
+        "penstock.pool": outcome.pool,
+        "penstock.endpoint": outcome.endpoint,
+        "penstock.objective": _clean(outcome.objective),
+        "penstock.priority": outcome.priority,
+        "penstock.fairness_id": _clean(outcome.fairness_id),
+        "penstock.streaming": outcome.streaming,
+        "penstock.attempts": outcome.attempts,
+        "penstock.duration_seconds": outcome.duration,
+        "penstock.time_to_first_token_seconds": outcome.ttft,
+        "penstock.queue_seconds": outcome.queue,
+        "penstock.predicted_cached_tokens": outcome.predicted_cached_tokens,
+    }
+    return {name: value for name, value in fields.items() if value is not None and value != ""}
+
+
+def _severity(outcome: Outcome) -> str:
+    if not outcome.reason:
+        return "INFO"
+    return "WARNING" if outcome.reason in _CLIENT else "ERROR"
+
+
+def _trace(trace_id: str, project: str) -> str:
+    return f"projects/{project}/traces/{trace_id}" if trace_id and project else trace_id
+
+
+def _clean(value: str) -> str:
+    """What a client chose: no control characters (a line stays one line for every reader), not endless."""
+    kept = value[:_LONGEST]
+    return kept if kept.isprintable() else "".join(char if char.isprintable() else "?" for char in kept)

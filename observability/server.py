@@ -1,0 +1,65 @@
+"""The telemetry server as an aiohttp application: /metrics, /healthz, /readyz, and /status where there is one.
+
+For the kubelet and for Prometheus; it belongs on a port of its own that no client of the gateway reaches.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import orjson
+from aiohttp import web
+
+from observability.exporters.prometheus import negotiate, render
+from observability.registry import Registry
+
+_Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+def application(
+    registry: Registry,
+    *,
+    ready: Callable[[], bool] = lambda: True,
+    status: Callable[[], object] | None = None,
+) -> web.Application:
+    """`ready` says whether picks can be served (503 until then); `status` returns plain data, served as JSON.
+
+    /healthz answers as long as the event loop turns: a probe that times out is the sign of a blocked loop.
+    """
+    app = web.Application()
+    app.router.add_get("/metrics", _metrics(registry))
+    app.router.add_get("/healthz", _healthz)
+    app.router.add_get("/readyz", _readyz(ready))
+    if status is not None:
+        app.router.add_get("/status", _status(status))
+    return app
+
+
+def _metrics(registry: Registry) -> _Handler:
+    async def handle(request: web.Request) -> web.Response:
+        content_type = negotiate(request.headers.get("Accept", ""))
+        # The snapshot is taken on the loop, which owns the registry; a page of megabytes is rendered beside it.
+        page = await asyncio.to_thread(render, registry.snapshot(), content_type)
+        response = web.Response(body=page, headers={"Content-Type": content_type})
+        response.enable_compression()
+        return response
+
+    return handle
+
+
+async def _healthz(_request: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
+
+
+def _readyz(ready: Callable[[], bool]) -> _Handler:
+    async def handle(_request: web.Request) -> web.Response:
+        return web.Response(text="ready\n") if ready() else web.Response(status=503, text="not ready\n")
+
+    return handle
+
+
+def _status(status: Callable[[], object]) -> _Handler:
+    async def handle(_request: web.Request) -> web.Response:
+        option = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
+        return web.Response(body=orjson.dumps(status(), option=option), content_type="application/json")
+
+    return handle
