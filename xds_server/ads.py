@@ -132,7 +132,7 @@ class AdsSession:
         """Time has passed; due at `deadline`."""
         for kind in self._types.values():
             flight = kind.flight
-            if flight is not None and not flight.overdue and now - flight.since >= self.timing.ack:
+            if flight is not None and not flight.overdue and now >= flight.since + self.timing.ack:
                 flight.overdue = True
                 kind.checked = ()
                 self._facts.append(Overdue(self.node, kind.url, now - flight.since))
@@ -250,7 +250,7 @@ class AdsSession:
             kind.view = kind.done = view
             return
         added, absent = self._missing(kind, view)
-        removed = [n for n, since in kind.retired.items() if now - since >= self.timing.grace]
+        removed = [n for n, since in kind.retired.items() if now >= since + self.timing.grace]
         if not self.delta and kind.url not in FULL_STATE:  # SotW has no words for "gone" here
             for name in removed:
                 del kind.retired[name], kind.sent[name]
@@ -353,7 +353,7 @@ class AdsSession:
             if obsolete and not leaving and (self._settled(RDS) if url == LDS else self._settled(LDS, RDS)):
                 for name in obsolete:
                     kind.retired.setdefault(name, now)
-            due |= not kind.waiting and any(now - since >= self.timing.grace for since in kind.retired.values())
+            due |= not kind.waiting and any(now >= since + self.timing.grace for since in kind.retired.values())
             if url in GATED:
                 users.append(kind)
         return due
