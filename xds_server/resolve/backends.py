@@ -62,7 +62,7 @@ def backend_endpoints(backend: Backend, context: Context) -> tuple[Endpoint, ...
     """The addresses behind a Backend that `resolve_backend` made."""
     found = context.state.objects[backend.ref]
     if isinstance(found, InferencePool):
-        return pool_endpoints(found, context)[0]
+        return pool_endpoints(found, context)
     if not isinstance(found, Service):  # pragma: no cover
         raise TypeError(backend)
     port = _tcp_port(found, int(backend.cluster.rpartition("/")[2]))

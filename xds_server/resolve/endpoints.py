@@ -4,15 +4,14 @@ Sources: discovery.k8s.io/v1 EndpointSlice conditions; InferencePool 1.6 `target
 the port's index is the data-parallel rank). Cases: tests/xds_server/test_resolve_endpoints.py.
 """
 
-import ipaddress
 from collections.abc import Iterable, Iterator
 
 from xds_server.model.graph import Endpoint
-from xds_server.model.objects import EndpointSlice, InferencePool, Pod, Problem, Service, ServicePort, SliceEndpoint
+from xds_server.model.objects import EndpointSlice, InferencePool, Pod, Service, ServicePort, SliceEndpoint
+from xds_server.parse import annotations
 from xds_server.resolve.context import Context
 
 ACTIVE_PORTS = ("llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports")
-ENDPOINTS_ANNOTATION = "penstock.dev/endpoints"
 
 
 def service_endpoints(service: Service, port: ServicePort, context: Context) -> tuple[Endpoint, ...]:
@@ -35,15 +34,17 @@ def service_endpoints(service: Service, port: ServicePort, context: Context) -> 
     return unique(_from_pod(pod, number) for pod, number in numbers if number and _serves(pod))
 
 
-def pool_endpoints(pool: InferencePool, context: Context) -> tuple[tuple[Endpoint, ...], list[Problem]]:
-    """Every pod of the pool x every target port, sorted and unique, and what is wrong with the pool's annotation.
+def pool_endpoints(pool: InferencePool, context: Context) -> tuple[Endpoint, ...]:
+    """Every pod of the pool x every target port, sorted and unique.
 
     Without Pods that match, EndpointSlices whose labels match take their place, and the annotation `penstock.dev/endpoints`
     adds addresses: both are for manifests in files, where nobody runs pods.
     """
+    found = [
+        Endpoint(address, port, rank=pool.target_ports.index(port) if port in pool.target_ports else 0)
+        for address, port in annotations.pool_endpoints(pool.meta)
+    ]
     pods = context.pods(pool.meta.namespace, pool.selector)
-    written, problems = _annotated(pool)
-    found = list(written)
     for pod in filter(_serves, pods):
         active = active_ports(pod)
         for rank, port in enumerate(pool.target_ports):
@@ -53,7 +54,7 @@ def pool_endpoints(pool: InferencePool, context: Context) -> tuple[tuple[Endpoin
         for each in context.selected_slices(pool.meta.namespace, pool.selector):
             for rank, port in _slice_ports(each, pool.target_ports):
                 found.extend(_from_slice(each, port, rank))
-    return unique(found), problems
+    return unique(found)
 
 
 def unique(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
@@ -112,28 +113,3 @@ def _slice_ports(found: EndpointSlice, targets: tuple[int, ...]) -> list[tuple[i
     held = [port for _, port in found.ports]
     both = [(rank, port) for rank, port in enumerate(targets) if port in held or not held]
     return both or list(enumerate(held))
-
-
-def _annotated(pool: InferencePool) -> tuple[list[Endpoint], list[Problem]]:
-    found: list[Endpoint] = []
-    problems: list[Problem] = []
-    for word in pool.meta.annotations.get(ENDPOINTS_ANNOTATION, "").replace(",", " ").split():
-        host, _, port = word.rpartition(":")
-        address = "127.0.0.1" if host == "localhost" else host.strip("[]")
-        if _is_address(address) and port.isascii() and port.isdigit() and 0 < int(port) < 65536:
-            number = int(port)
-            rank = pool.target_ports.index(number) if number in pool.target_ports else 0
-            found.append(Endpoint(address, number, rank=rank))
-        else:
-            message = f"{word!r} is not an endpoint; write ip:port or localhost:port, separated by commas"
-            where = f"metadata.annotations[{ENDPOINTS_ANNOTATION}]"
-            problems.append(Problem(pool.meta.ref, where, "InvalidObject", message, pool.meta.source))
-    return found, problems
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -21,12 +21,12 @@ from xds_server.model.objects import (
     ObjectRef,
     Problem,
 )
+from xds_server.parse.annotations import PICKER_CONFIG
 from xds_server.resolve import conditions as c
 from xds_server.resolve.backends import pool_backend
 from xds_server.resolve.context import Context
 from xds_server.resolve.endpoints import pool_endpoints
 
-CONFIG_ANNOTATION = "penstock.dev/endpoint-picker-config"
 DEFAULT_CONFIG = "default"
 
 
@@ -61,12 +61,11 @@ def resolve_pools(context: Context) -> ResolvedPools:
     for ref in sorted(held):
         pool = held[ref]
         config, found = picker_config(pool, context)
-        endpoints, wrong = pool_endpoints(pool, context)
-        problems += [*found, *wrong]
+        problems += found
         pools[f"{ref.namespace}/{ref.name}"] = Pool(
             ref,
             pool_backend(pool),
-            endpoints,
+            pool_endpoints(pool, context),
             tuple(sorted(objectives.get(ref, ()), key=lambda each: each.name)),
             tuple(rewrites.get(ref, ())),  # state.all gives the oldest first
             config,
@@ -80,7 +79,7 @@ def picker_config(pool: InferencePool, context: Context) -> tuple[Mapping[str, o
     The annotation names an EndpointPickerConfig, else a ConfigMap in the pool's namespace. Without the annotation it is the
     EndpointPickerConfig called "default", if there is one. A name that leads nowhere is a problem, not an outage.
     """
-    name = pool.meta.annotations.get(CONFIG_ANNOTATION, "")
+    name = pool.meta.annotations.get(PICKER_CONFIG, "")
     document = _document(name or DEFAULT_CONFIG, pool.meta.namespace, context.state.all(EndpointPickerConfig))
     if document is not None:
         return document.content, []
@@ -94,7 +93,7 @@ def picker_config(pool: InferencePool, context: Context) -> tuple[Mapping[str, o
         found = _yaml_of(config_map)
     if not isinstance(found, str):
         return found, []
-    where = f"metadata.annotations[{CONFIG_ANNOTATION}]"
+    where = f"metadata.annotations[{PICKER_CONFIG}]"
     message = f"{found}. The default picker configuration is used until then"
     return None, [Problem(pool.meta.ref, where, "InvalidObject", message, pool.meta.source)]
 

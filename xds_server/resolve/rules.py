@@ -109,13 +109,10 @@ def compile_route(route: HTTPRoute, context: Context) -> CompiledRoute:
 
 def _used(entries: Iterable[Entry]) -> tuple[Backend, ...]:
     """Every cluster that these entries send requests to; a broken rule needs none."""
-    found = {}
-    for entry in entries:
-        if isinstance(entry.route.action, Forward):
-            for each in (*entry.route.action.backends, *entry.route.action.mirrors):
-                if each.backend:
-                    found[each.backend.cluster] = each.backend
-    return tuple(found.values())
+    actions = [entry.route.action for entry in entries if isinstance(entry.route.action, Forward)]
+    found = [each.backend for action in actions for each in action.backends]
+    found += [each.backend for action in actions for each in action.mirrors]
+    return tuple({backend.cluster: backend for backend in found if backend}.values())
 
 
 def at_listener(entries: tuple[Entry, ...], scheme: str, port: int) -> tuple[Entry, ...]:
