@@ -148,7 +148,7 @@ class _Connection(asyncio.Protocol):
 class Scraper:
     """Keeps `signals` fresh while `run` runs."""
 
-    def __init__(self, signals: Signals, settings: ScrapeSettings = ScrapeSettings(), seed: int | None = None) -> None:  # noqa: B008  # frozen
+    def __init__(self, signals: Signals, settings: ScrapeSettings = ScrapeSettings(), seed: int | None = None) -> None:
         self._signals, self._settings = signals, settings
         self._random = random.Random(seed)  # noqa: S311  # jitter
         self._targets: dict[str, _Target] = {}

@@ -35,8 +35,9 @@ class Signals:
             for key in found:
                 of.setdefault(key, []).append(pool)
         self._pools = {key: tuple(names) for key, names in of.items()}
-        for gone in self._figures.keys() - of.keys():
-            del self._figures[gone]
+        for known in (self._figures, self._sent_inflight):
+            for gone in known.keys() - of.keys():
+                del known[gone]
         self._loads = {pool: {key: self._merged(key) for key in found} for pool, found in keys.items()}
         self._stale = {pool: set() for pool in keys}
 
