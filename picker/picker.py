@@ -18,7 +18,7 @@ from picker.prefix import BLOCK_TOKENS, PrefixIndex, hash_blocks
 from picker.profile import Profile
 from picker.request import InferenceRequest
 from picker.scorers import NO_LOAD, View
-from xds_server.model.graph import Objective, Pool
+from xds_server.model.graph import Endpoint, Objective, Pool
 from xds_server.model.objects import InferenceModelRewrite, Problem
 
 NO_OBJECTIVE = Objective("", 0)
@@ -57,7 +57,7 @@ class Denied:
 class State:
     """One pool, its profile and what was learned about it."""
 
-    __slots__ = ("config", "pool", "prefixes", "problem", "profile")
+    __slots__ = ("_everybody", "config", "pool", "prefixes", "problem", "profile")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -65,10 +65,23 @@ class State:
         self.profile: Profile = profile.DEFAULT
         self.problem: Problem | None = None
         self.prefixes = PrefixIndex()
+        self._everybody: tuple[list[Endpoint], list[str]] | None = (
+            None  # the candidates without a hint, and their names
+        )
+
+    def candidates(self, subset: tuple[str, ...] | None) -> tuple[list[Endpoint], list[str]]:
+        """The endpoints that may be chosen, and "ip:port" of each. Raises NoEndpoint."""
+        if subset is None and self._everybody is not None:
+            return self._everybody
+        endpoints = schedule.candidates(self.pool.endpoints, subset)
+        found = (endpoints, [str(endpoint) for endpoint in endpoints])
+        if subset is None:
+            self._everybody = found
+        return found
 
     def update(self, pool: Pool) -> None:
         """Take the pool as it is now; a bad profile leaves the last good one in force and becomes `problem`."""
-        self.pool = pool
+        self.pool, self._everybody = pool, None
         self.prefixes.retain({str(endpoint) for endpoint in pool.endpoints})
         if pool.config == self.config:
             return
@@ -128,8 +141,7 @@ class Picker:
         model = target_model(pool.rewrites, request.model, request.session_id or ask.id)
         loads = self._signals.loads(pool.name)
         try:
-            endpoints = schedule.candidates(pool.endpoints, ask.subset)
-            names = [str(endpoint) for endpoint in endpoints]
+            endpoints, names = state.candidates(ask.subset)
             found = [loads.get(name, NO_LOAD) for name in names]
             if objective.priority < 0:
                 shed = flow.admit(objective.priority, flow.saturation(found, ask.now, state.profile.thresholds))

@@ -143,7 +143,7 @@ def running_requests_size_scorer(view: View) -> list[float]:
 
 def kv_cache_utilization_scorer(view: View) -> list[float]:
     return [
-        min(1.0, max(0.0, 1.0 - load.kv_usage)) if ok else UNKNOWN
+        (1.0 - load.kv_usage if load.kv_usage < 1.0 else 0.0) if ok else UNKNOWN
         for load, ok in zip(view.loads, view.known, strict=True)
     ]
 

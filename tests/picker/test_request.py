@@ -1,0 +1,175 @@
+"""Reading requests: every dialect's prompt, the client's mistakes, and the model's name in the body."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from picker.errors import BadRequest
+from picker.request import DEFAULT_FLOW, InferenceRequest, parse, with_model, without_body
+
+CHAT = "/v1/chat/completions"
+
+
+def post(path: str, body: Any, **headers: str) -> InferenceRequest:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return parse({":method": "POST", ":path": path, **headers}, raw)
+
+
+def chat(*messages: tuple[str, Any], **more: Any) -> InferenceRequest:
+    return post(CHAT, {"model": "m", "messages": [{"role": r, "content": c} for r, c in messages], **more})
+
+
+def test_what_is_read_of_a_chat() -> None:
+    found = post(
+        CHAT + "?x=1",
+        {
+            "model": "m",
+            "messages": [{"role": "user", "content": "hi"}],
+            "stream": True,
+            "max_tokens": 7,
+            "cache_salt": "s",
+        },
+        **{"x-gateway-inference-objective": "gold", "x-session-id": "abc", "user-agent": "curl"},
+    )
+    assert (found.path, found.model, found.streaming, found.max_tokens, found.cache_salt) == (CHAT, "m", True, 7, "s")
+    assert (found.objective, found.session_id, found.fairness_id, found.user_agent) == (
+        "gold",
+        "abc",
+        DEFAULT_FLOW,
+        "curl",
+    )
+    assert b"user" in found.prompt
+    assert found.prompt.endswith(b"hi")
+
+
+@given(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), st.text()), min_size=1), st.text())
+def test_a_conversation_that_grows_keeps_its_prefix(turns: list[tuple[str, str]], more: str) -> None:
+    assert chat(*turns, ("user", more)).prompt.startswith(chat(*turns).prompt)
+
+
+def test_text_parts_equal_a_string_and_images_count_with_all_their_bytes() -> None:
+    assert chat(("user", [{"type": "text", "text": "hi"}])).prompt == chat(("user", "hi")).prompt
+    one, two = (chat(("user", [{"type": "image_url", "image_url": {"url": f"data:{x}"}}])).prompt for x in "ab")
+    assert one != two
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "prompt"),
+    [
+        ("/v1/completions", {"model": "m", "prompt": "abc"}, b"abc"),
+        ("/v1/completions", {"model": "m", "prompt": ["a", "b"]}, b"a\0b\0"),
+        ("/v1/completions", {"model": "m", "prompt": [1, 2]}, b"\1\0\0\0\2\0\0\0"),
+        ("/v1/completions", {"model": "m", "prompt": [[1], [2]]}, b"\1\0\0\0\0\2\0\0\0\0"),
+        ("/v1/completions", {"model": "m"}, b""),
+        ("/v1/embeddings", {"model": "m", "input": "abc"}, b"abc"),
+        ("/v1/responses", {"model": "m", "input": "abc"}, b"\0user\0abc"),
+        ("/v1/responses", {"model": "m", "instructions": "i", "input": [{"role": "user", "content": "abc"}]}, b"i\0user\0abc"),
+        ("/v1/messages", {"model": "m", "system": "s", "messages": [{"role": "user", "content": "abc"}]}, b"\0system\0s\0user\0abc"),
+        ("/generate", {"text": "abc"}, b"abc"),
+        ("/generate", {"input_ids": [7]}, b"\7\0\0\0"),
+        ("/inference/v1/generate", {"token_ids": [7], "sampling_params": {"max_tokens": 3}}, b"\7\0\0\0"),
+        ("/v1/completions/render", {"model": "m", "prompt": "abc"}, b"abc"),
+    ],
+)  # fmt: skip
+def test_the_prompt_of_each_dialect(path: str, body: dict[str, Any], prompt: bytes) -> None:
+    assert post(path, body).prompt == prompt
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+def test_anthropic_is_known_by_its_path(path: str) -> None:
+    assert post(path, {"model": "m", "messages": []}).dialect == "anthropic"
+    assert without_body({":path": path}).dialect == "anthropic"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (CHAT, b"", ""),
+        (CHAT, b"{", ""),
+        (CHAT, b"[]", ""),
+        (CHAT, b'{"model": "\xff"}', ""),
+        (CHAT, {"messages": []}, "model"),
+        (CHAT, {"model": 3, "messages": []}, "model"),
+        (CHAT, {"model": "", "messages": []}, "model"),
+        (CHAT, {"model": "m"}, "messages"),
+        (CHAT, {"model": "m", "messages": "hi"}, "messages"),
+        (CHAT, {"model": "m", "messages": ["hi"]}, "messages[0]"),
+        (CHAT, b'{"model": "m", "messages": [{"content": ' + b"[" * 600 + b"]" * 600 + b"}]}", "messages"),
+        ("/v1/completions", {"model": "m", "prompt": 3}, "prompt"),
+        ("/v1/completions", {"model": "m", "prompt": [1, "a"]}, "prompt"),
+        ("/v1/completions", {"model": "m", "prompt": [-1]}, "prompt"),
+        ("/v1/completions", b'{"model": "m", "prompt": ' + b"[" * 900 + b"]" * 900 + b"}", "prompt"),
+        ("/v1/responses", {"model": "m", "input": 3}, "input"),
+        ("/generate", {"model": 3}, "model"),
+    ],
+)
+def test_mistakes_are_400_and_name_the_field(path: str, body: Any, param: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        post(path, body)
+    assert (caught.value.status, caught.value.reason, caught.value.param) == (400, "bad_request", param)
+
+
+def test_a_body_that_is_too_large_is_413() -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse({":path": "/x"}, b"12345", max_body=4)
+    assert (caught.value.status, caught.value.reason) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize(
+    "headers", [{":path": "/v1/audio/transcriptions"}, {":method": "GET", ":path": CHAT}, {":path": "/"}, {}]
+)
+def test_what_is_not_ours_to_read_passes_through(headers: dict[str, str]) -> None:
+    found = parse(headers, b"\xff not JSON")
+    assert (found.model, found.prompt, found.body_bytes) == ("", b"", 10)
+
+
+@given(st.binary(max_size=200), st.sampled_from([CHAT, "/v1/completions", "/generate", "/v1/messages", "/x"]))
+def test_no_body_crashes_it(body: bytes, path: str) -> None:
+    try:
+        post(path, body)
+    except BadRequest as error:
+        assert error.message
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from(["model", '"model":"m"', "\\"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["model", "messages", 'a"b', "\\", "x"]), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+OBJECTS = st.dictionaries(
+    st.sampled_from(["a", "mode", "model2", 'x"model', "\\model", "messages", ""]), JSON, max_size=4
+)
+
+
+@given(OBJECTS, OBJECTS, st.tuples(st.text(min_size=1), st.text()), st.sampled_from([None, 0, 2]), st.booleans())
+def test_only_the_top_level_model_changes(
+    before: dict[str, Any], after: dict[str, Any], names: tuple[str, str], indent: int | None, ascii_only: bool
+) -> None:
+    old, new = names
+    body = {**before, "model": old, **after}
+    changed = with_model(json.dumps(body, indent=indent, ensure_ascii=ascii_only).encode(), new)
+    assert json.loads(changed) == {**body, "model": new}  # integers of any size
+    assert list(json.loads(changed)) == list(body)  # the order of the keys
+
+
+@pytest.mark.parametrize(
+    ("body", "changed"),
+    [
+        (b'{"model":"a","n":12345678901234567890123}', b'{"model":"b","n":12345678901234567890123}'),
+        (rb'{ "mod\u0065l" : "a\/c" , "x":1.0}', rb'{ "mod\u0065l" : "b" , "x":1.0}'),
+        (b'{"model":"a","model":"a"}', b'{"model":"b","model":"b"}'),
+        (
+            b'{"x":{"model":"a"},"s":"\\"model\\":\\"a\\""}',
+            b'{"model":"b","x":{"model":"a"},"s":"\\"model\\":\\"a\\""}',
+        ),
+        (b"{}", b'{"model":"b"}'),
+        (b' {"model":null}', b' {"model":"b"}'),
+    ],
+)
+def test_rewriting_keeps_every_other_byte(body: bytes, changed: bytes) -> None:
+    assert with_model(body, "b") == changed
