@@ -17,7 +17,7 @@ from xds_server.model.objects import (
 )
 from xds_server.parse import core, gateway, inference, route
 from xds_server.parse.common import identity, metadata
-from xds_server.parse.fields import Document, Fields
+from xds_server.parse.fields import Document, Fields, nearest
 
 __all__ = ["KINDS", "Reader", "parse"]
 
@@ -71,6 +71,7 @@ def parse(
     group, _, version = api_version.rpartition("/")
     reader = KINDS.get((group, kind))
     if reader is None:
+        check_kind(root, group, kind)
         return None
     about.ref = ref = identity(root, group, kind, namespaced=reader.namespaced)
     about.private = kind == "Secret"
@@ -82,3 +83,18 @@ def parse(
     found = reader.read(root, meta)
     root.done()
     return found
+
+
+def check_kind(root: Fields, group: str, kind: str) -> None:
+    """Refuse what is most likely one of our kinds, misspelled: it would be left out without a word."""
+    if not root.document.strict or not any(group == known for known, _ in KINDS):
+        return
+    for (home, known), reader in KINDS.items():
+        if known == kind:
+            best = f"{home}/{reader.versions[0]}".removeprefix("/")
+            root.fail(
+                "apiVersion", f"must be {best} for kind {kind}, got group {root.document.shown(group)}; correct it"
+            )
+    meant = nearest(kind, [known for home, known in KINDS if home == group], cutoff=0.85)
+    if meant:
+        root.fail("kind", f"is unknown, got {root.document.shown(kind)}; did you mean {meant}?")
