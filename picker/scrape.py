@@ -10,6 +10,7 @@ import itertools
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import cast
 
 from picker.load import UnknownPage, parse
 from picker.signals import Signals
@@ -108,8 +109,7 @@ class _Connection(asyncio.Protocol):
     used: bool = False  # it has carried a page before
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # what create_connection promises
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         self.received.append(data)

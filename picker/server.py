@@ -63,8 +63,13 @@ class ExtProcServer:
         self._next_id = next_id or ids()
 
     @asynccontextmanager
-    async def listen(self, addresses: Iterable[Address], grace: float = 5.0) -> AsyncIterator[list[int]]:
-        """Serve while the context lasts; gives the ports in the order of `addresses` (1 for a unix socket)."""
+    async def listen(
+        self, addresses: Iterable[Address], beside: Iterable[grpc.GenericRpcHandler] = (), grace: float = 5.0
+    ) -> AsyncIterator[list[int]]:
+        """Serve while the context lasts; gives the ports in the order of `addresses` (1 for a unix socket).
+
+        `beside`: other services for the same connections, such as the access log service.
+        """
         server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", MAX_MESSAGE),
@@ -72,7 +77,7 @@ class ExtProcServer:
                 ("grpc.http2.max_ping_strikes", 0),  # Envoy's keepalive must never end the connection
             )
         )
-        server.add_generic_rpc_handlers((self._handlers(),))
+        server.add_generic_rpc_handlers((self._handlers(), *beside))
         ports = [
             server.add_insecure_port(address.target)
             if address.credentials is None

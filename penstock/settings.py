@@ -1,0 +1,52 @@
+"""What `penstock run` is told: a value per concern, the unit and the reason under each field."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xds_server.reconcile import Pace
+from xds_server.translate import DataPlane
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where the data plane listens."""
+
+    address: str = "127.0.0.1"  # of every listener; what is open to the network is opened on purpose
+    binds: tuple[tuple[int, str, int], ...] = ()  # (listener port, address, port): e.g. 80 on 8080 without root
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """The Envoy that is started here, if any."""
+
+    start: bool = True
+    workers: int = 0  # 0: one per processor
+    admin: str = "127.0.0.1:19000"  # "" for a socket in the run's folder: nothing else on this machine sees it
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Addresses are "host:port" or "unix:PATH"."""
+
+    manifests: Path
+    listen: Listen = Listen()
+    proxy: Proxy = Proxy()
+    xds: tuple[str, ...] = ()  # more addresses for Envoys elsewhere; ours uses a unix socket
+    picker: str = ""  # where those Envoys reach the picker and the access log; "" where there are none
+    telemetry: str = "127.0.0.1:9090"  # /metrics, /status, /readyz
+    request_log: str = ""  # a file, "-" for standard output, "" for none
+    request_log_rate: float = 1.0  # of the successes; errors are always logged
+    max_body: int = 32 << 20  # bytes
+    picker_timeout: float = 2.0  # seconds, then the pool's failureMode decides
+    poll: float = 0.25  # seconds between two looks at the manifests
+    pace: Pace = field(default_factory=Pace)
+
+    def plane(self, folder: Path) -> DataPlane:
+        """The data plane of these settings; `folder` has the sockets that our own Envoy uses."""
+        return DataPlane(
+            bind=self.listen.address,
+            binds=self.listen.binds,
+            picker=self.picker or f"unix:{folder / 'picker.sock'}",
+            picker_timeout=self.picker_timeout,
+            max_body=self.max_body,
+        )

@@ -1,0 +1,90 @@
+"""Reconcile: the shell that turns each new ClusterState into a Graph and the snapshot of each fleet.
+
+A change after a quiet time is served at once; a burst is let settle, but never longer than the ceiling. Nothing is published
+before the first state: `Latest` holds none. Compare Contour's event handler (holdoff) and Istio's debounce.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from xds_server.latest import Latest
+from xds_server.model.graph import Graph
+from xds_server.model.objects import ClusterState
+from xds_server.resolve import resolve
+from xds_server.snapshot import Snapshot
+from xds_server.translate import DataPlane, translate
+
+T = TypeVar("T")
+EVERYTHING = ""  # the fleet that serves every Gateway
+_LARGE = 500  # objects: resolving more would hold the event loop, which also serves picks
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds."""
+
+    settle: float = 0.05  # after a change, wait for more
+    ceiling: float = 1.0  # but no longer than this
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """A state became a snapshot."""
+
+    seconds: float
+    objects: int
+    problems: int
+    resources: int
+
+
+async def reconcile(
+    states: Latest[ClusterState],
+    graphs: Latest[Graph],
+    snapshots: Latest[Mapping[str, Snapshot]],
+    plane: DataPlane,
+    observe: Callable[[object], None],
+    pace: Pace = Pace(),
+) -> None:
+    """Publish until cancelled. Raises what a stage raises: stages are total, so that is our mistake, not the user's."""
+    async for state in paced(states, pace):
+        began = time.perf_counter()
+        if len(state.objects) > _LARGE:
+            graph, snapshot = await asyncio.to_thread(_stages, state, plane)
+        else:
+            graph, snapshot = _stages(state, plane)
+        graphs.set(graph)  # the picker knows a pool before Envoy asks for it
+        snapshots.set({EVERYTHING: snapshot})
+        resources = sum(len(found) for found in snapshot.resources.values())
+        observe(Reconciled(time.perf_counter() - began, len(state.objects), len(graph.problems), resources))
+
+
+def _stages(state: ClusterState, plane: DataPlane) -> tuple[Graph, Snapshot]:
+    graph = resolve(state)
+    return graph, translate(graph, plane)
+
+
+async def paced(values: Latest[T], pace: Pace) -> AsyncIterator[T]:
+    """The values of a cell, bursts joined: at once when it was quiet, else the newest once it settles."""
+    loop = asyncio.get_running_loop()
+    seen, quiet_from = 0, float("-inf")
+    while True:
+        seen, value = await values.next(seen)
+        now = loop.time()
+        if now < quiet_from:
+            seen, value = await _settled(values, seen, value, pace)
+        yield value
+        quiet_from = loop.time() + pace.settle
+
+
+async def _settled(values: Latest[T], seen: int, value: T, pace: Pace) -> tuple[int, T]:
+    loop = asyncio.get_running_loop()
+    latest = loop.time() + pace.ceiling
+    while True:
+        try:
+            async with asyncio.timeout_at(min(loop.time() + pace.settle, latest)):
+                seen, value = await values.next(seen)
+        except TimeoutError:
+            return seen, value
