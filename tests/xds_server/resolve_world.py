@@ -33,7 +33,11 @@ GROUPS = {
 def thing(kind: str, name: str, spec: dict[str, Any] | None = None, ns: str = "d", **more: Any) -> Object:
     """One object; `more` is metadata, except for the top-level fields of the kinds that have no spec."""
     group, version = GROUPS.get(kind, ("", "v1"))
-    top = {key: more.pop(key) for key in ("data", "type", "status", "ports", "endpoints", "addressType", "content") if key in more}
+    top = {
+        key: more.pop(key)
+        for key in ("data", "type", "status", "ports", "endpoints", "addressType", "content")
+        if key in more
+    }
     content = top.pop("content", {})
     meta = {"name": name, "generation": 1, **more}
     if kind not in ("GatewayClass", "Namespace"):
@@ -64,7 +68,9 @@ def rule(*paths: str, to: str | list[dict[str, Any]] = "s", **more: Any) -> dict
     return {**({"matches": matches} if matches else {}), "backendRefs": backends, **more}
 
 
-def route(name: str, *rules: dict[str, Any], parents: Any = None, hostnames: Any = (), ns: str = "d", **more: Any) -> Object:
+def route(
+    name: str, *rules: dict[str, Any], parents: Any = None, hostnames: Any = (), ns: str = "d", **more: Any
+) -> Object:
     spec: dict[str, Any] = {"parentRefs": parents or [{"name": "gw"}], "rules": list(rules) or [rule()]}
     if hostnames:
         spec["hostnames"] = list(hostnames)
@@ -110,7 +116,9 @@ def reasons(conditions: Any) -> dict[str, tuple[str, str]]:
     return {each.type: (each.status, each.reason) for each in conditions}
 
 
-def parent(found: Graph, name: str, index: int = 0, ns: str = "d", kind: str = "HTTPRoute") -> dict[str, tuple[str, str]]:
+def parent(
+    found: Graph, name: str, index: int = 0, ns: str = "d", kind: str = "HTTPRoute"
+) -> dict[str, tuple[str, str]]:
     return reasons(status(found, kind, name, ns).parents[index].conditions)
 
 
@@ -128,7 +136,9 @@ def host(found: Graph, name: str, port: int = 80, chain: int = 0) -> VirtualHost
     return next((held[pattern] for pattern in covering(name) if pattern in held), None)
 
 
-def ask(found: Graph, name: str, path: str = "/", port: int = 80, method: str = "GET", headers: Any = ()) -> Route | None:
+def ask(
+    found: Graph, name: str, path: str = "/", *, port: int = 80, method: str = "GET", headers: Any = ()
+) -> Route | None:
     taken = host(found, name, port)
     request = (path, method, frozenset(headers))
     return next((each for each in (taken.routes if taken else ()) if matches(each.match, request)), None)
