@@ -207,7 +207,8 @@ class ExtProcSession:
             return self._refuse(found, request.dialect, "")
         self.fact = found
         destination = Destination(",".join(found.endpoints), found.id)
-        rewritten = with_model(body, found.target_model) if found.target_model != request.model else None
+        rewrite = request.model and found.target_model != request.model
+        rewritten = with_model(body, found.target_model) if rewrite else None
         if start.mode != "duplex":
             self.closed = True
             if start.end_of_stream or start.mode == "none":

@@ -1,0 +1,348 @@
+"""ExtProcSession against a model of Envoy: every mode, any chunking, early ends, and messages that have no place."""
+
+import json
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from picker.facts import Decision, Outcome, Refused
+from picker.picker import Ask, Denied, denied
+from picker.session import (
+    CHUNK,
+    BodyReply,
+    ChunkReply,
+    Destination,
+    Event,
+    ExtProcSession,
+    HeadersReply,
+    ImmediateReply,
+    Reply,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+    TrailersReply,
+    refusal,
+)
+
+CHAT = {":method": "POST", ":path": "/v1/chat/completions"}
+GET = {":method": "GET", ":path": "/v1/models"}
+BODY = b'{"model":"m","messages":[]}'
+WHERE = Destination("10.0.0.1:80,10.0.0.2:80", "id")
+
+
+class FakePicker:
+    """Decides on every request, or refuses every one."""
+
+    def __init__(self, target: str = "", refused: Refused | None = None) -> None:
+        self.target, self.refused = target, refused
+        self.asked: list[Ask] = []
+
+    def decide(self, ask: Ask) -> Decision | Denied:
+        self.asked.append(ask)
+        if self.refused is not None:
+            return denied(ask, self.refused)
+        r = ask.request
+        return Decision(ask.id, ask.wall, "ns/p", r.model, self.target or r.model, "", 0, "", r.streaming,
+                        ("10.0.0.1:80", "10.0.0.2:80"), 2, 0, 0, r.body_bytes, 0.0)  # fmt: skip
+
+
+def run(session: ExtProcSession, *events: Event) -> list[Reply]:
+    return [reply for event in events for reply in session.receive(event, 1.0, 2.0)]
+
+
+def session_of(picker: FakePicker | None = None, max_body: int = 10**6) -> ExtProcSession:
+    return ExtProcSession(picker or FakePicker(), "ns/p", "id", max_body)
+
+
+# --- examples ---------------------------------------------------------------------------------------------------------
+
+
+def test_buffered_is_one_decision_and_the_end() -> None:
+    picker = FakePicker()
+    session = session_of(picker)
+    assert run(session, RequestHeaders(CHAT, subset=("10.0.0.1",))) == [HeadersReply("request")]
+    assert not session.closed
+    assert session.fact is None
+    assert run(session, RequestBody(BODY, True)) == [BodyReply("request", WHERE)]
+    assert session.closed
+    assert isinstance(session.fact, Decision)
+    (asked,) = picker.asked
+    assert (asked.pool, asked.subset, asked.id, asked.now, asked.wall) == ("ns/p", ("10.0.0.1",), "id", 1.0, 2.0)
+
+
+def test_a_buffered_body_is_whole_even_if_trailers_follow() -> None:
+    session = session_of()
+    assert run(session, RequestHeaders(CHAT), RequestBody(BODY, False))[1:] == [BodyReply("request", WHERE)]
+    assert run(session, RequestTrailers()) == []
+
+
+def test_trailers_without_a_body() -> None:
+    headers = {":method": "POST", ":path": "/other"}
+    assert run(session_of(), RequestHeaders(headers), RequestTrailers())[1:] == [TrailersReply("request", WHERE)]
+
+
+@pytest.mark.parametrize("mode", ["none", "buffered", "duplex"])
+def test_a_request_without_a_body_is_decided_on_its_headers(mode: Any) -> None:
+    session = session_of()
+    assert run(session, RequestHeaders(GET, True, mode)) == [HeadersReply("request", WHERE)]
+    assert session.closed == (mode != "duplex")
+
+
+def test_where_no_body_is_sent_the_headers_are_all() -> None:
+    assert run(session_of(), RequestHeaders(CHAT, False, "none")) == [HeadersReply("request", WHERE)]
+
+
+def test_a_rewritten_model_travels_in_the_body() -> None:
+    replies = run(session_of(FakePicker("n")), RequestHeaders(CHAT), RequestBody(BODY, True))
+    assert replies[1] == BodyReply("request", WHERE, b'{"model":"n","messages":[]}')
+    replies = run(session_of(FakePicker("n")), RequestHeaders(CHAT, mode="duplex"), RequestBody(BODY, True))
+    assert replies[1] == ChunkReply("request", b'{"model":"n","messages":[]}', True)
+
+
+def test_duplex_defers_and_echoes() -> None:
+    session = session_of()
+    assert run(session, RequestHeaders(CHAT, mode="duplex", response_duplex=True), RequestBody(BODY[:5], False)) == []
+    assert run(session, RequestBody(BODY[5:], True)) == [
+        HeadersReply("request", WHERE),
+        ChunkReply("request", BODY, True),
+    ]
+    assert run(session, ResponseHeaders(), ResponseBody(b"data: 1", False), ResponseBody(b"", True)) == [
+        HeadersReply("response"),
+        ChunkReply("response", b"data: 1", False),
+        ChunkReply("response", b"", True),
+    ]
+    assert session.closed
+
+
+def test_a_response_body_that_envoy_keeps_is_only_acknowledged() -> None:
+    session = session_of()
+    run(session, RequestHeaders(GET, True, "duplex"))
+    assert run(session, ResponseHeaders(), ResponseBody(b"x", False), ResponseTrailers()) == [
+        HeadersReply("response"),
+        BodyReply("response"),
+        TrailersReply("response"),
+    ]
+
+
+def test_bad_requests_are_answered_in_the_clients_dialect() -> None:
+    session = session_of()
+    (reply,) = run(session, RequestHeaders(CHAT), RequestBody(b'{"model":3}', True))[1:]
+    assert isinstance(reply, ImmediateReply)
+    assert (reply.status, reply.details) == (400, "penstock:bad_request")
+    error = json.loads(reply.body)["error"]
+    assert error == {
+        "message": "the field 'model' must be a string that is not empty",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "bad_request",
+    }
+    assert isinstance(session.fact, Outcome)
+    assert (session.fact.status, session.fact.reason, session.fact.request_bytes) == (400, "bad_request", 11)
+    anthropic = {":method": "POST", ":path": "/v1/messages"}
+    (reply,) = run(session_of(), RequestHeaders(anthropic), RequestBody(b"", True))[1:]
+    assert json.loads(reply.body) == {
+        "type": "error",
+        "error": {"type": "invalid_request_error", "message": "the body is empty; JSON is needed"},
+    }
+
+
+def test_a_body_that_is_too_large_is_refused_before_its_end() -> None:
+    session = session_of(max_body=10)
+    assert run(session, RequestHeaders(CHAT, mode="duplex"), RequestBody(b"x" * 10, False)) == []
+    (reply,) = run(session, RequestBody(b"x", False))
+    assert (reply.status, session.fact.reason, session.closed) == (413, "body_too_large", True)
+    assert run(session, RequestBody(b"x", True)) == []
+
+
+@pytest.mark.parametrize(
+    ("refused", "headers", "kind"),
+    [
+        (Refused(429, "shed_priority", "m", 3), {"retry-after": "3", "x-llm-d-request-dropped-reason": "rejected-saturated"}, "rate_limit_error"),
+        (Refused(503, "no_endpoints", "m"), {"x-llm-d-request-dropped-reason": "rejected-no-endpoints"}, "service_unavailable_error"),
+        (Refused(404, "model_not_found", "m"), {}, "invalid_request_error"),
+    ],
+)  # fmt: skip
+def test_refusals(refused: Refused, headers: dict[str, str], kind: str) -> None:
+    session = session_of(FakePicker(refused=refused))
+    (reply,) = run(session, RequestHeaders(GET, True))
+    assert dict(reply.headers) == {"content-type": "application/json"} | headers
+    assert json.loads(reply.body)["error"]["type"] == kind
+    assert (reply.status, reply.details) == (refused.status, f"penstock:{refused.reason}")
+    assert session.fact.reason == refused.reason
+    assert json.loads(refusal(refused, "anthropic").body)["type"] == "error"
+
+
+def test_an_early_end_is_an_outcome_once() -> None:
+    session = session_of()
+    run(session, RequestHeaders(CHAT, mode="duplex"), RequestBody(b"abc", False))
+    session.disconnect(3.0)
+    fact = session.fact
+    assert (fact.reason, fact.status, fact.time, fact.request_bytes) == ("client_cancelled", 0, 3.0, 3)
+    session.disconnect(4.0)
+    assert session.fact is fact
+    nothing = session_of()
+    nothing.disconnect(3.0)
+    assert nothing.fact is None  # no request, no fact
+
+
+# --- a model of Envoy -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Envoy:
+    """What Envoy accepts: it fails the request on a reply that it does not expect."""
+
+    mode: str
+    response_duplex: bool
+    destination: Destination | None = None
+    sent: bytes = b""
+    received: bytes = b""
+    response: bytes = b""
+    mutated: bytes | None = None
+    ended: bool = False
+    immediate: ImmediateReply | None = None
+    expects: list[tuple[type, str]] = field(default_factory=list)  # phases that wait for their reply, in order
+
+    def take(self, reply: Reply) -> None:
+        assert self.immediate is None, "nothing follows an immediate reply"
+        if isinstance(reply, ImmediateReply):
+            self.immediate = reply
+            return
+        if isinstance(reply, ChunkReply):
+            assert len(reply.body) <= CHUNK
+            if reply.phase == "request":
+                assert self.mode == "duplex"
+                assert self.destination is not None, "the headers come first"
+                assert not self.ended
+                self.received += reply.body
+                self.ended = reply.end_of_stream
+            else:
+                assert self.response_duplex
+                self.response += reply.body
+            return
+        assert (type(reply), reply.phase) == self.expects.pop(0)
+        if isinstance(reply, BodyReply) and reply.phase == "request":
+            self.mutated = reply.body
+        if reply.destination is not None:
+            assert self.destination is None, "decided once"
+            self.destination = reply.destination
+
+
+CHUNKS = st.lists(st.integers(0, 150_000), max_size=3)
+BODIES = st.one_of(
+    st.just(BODY),
+    st.builds(
+        lambda n: json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * n}]}).encode(),
+        st.integers(0, 200_000),
+    ),
+    st.binary(max_size=20),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    mode: str
+    response_duplex: bool
+    body: bytes | None
+    cuts: list[int]  # where the body is cut into messages
+    trailers: bool
+    headers: dict[str, str]
+    leave: int  # after so many messages the client goes away
+
+
+CASES = st.builds(
+    Case,
+    mode=st.sampled_from(["none", "buffered", "duplex"]),
+    response_duplex=st.booleans(),
+    body=st.none() | BODIES,
+    cuts=CHUNKS,
+    trailers=st.booleans(),
+    headers=st.sampled_from([CHAT, GET, {":method": "POST", ":path": "/other"}]),
+    leave=st.integers(0, 12),
+)
+PICKERS = st.builds(FakePicker, st.sampled_from(["", "n"]), st.sampled_from([None, Refused(503, "no_endpoints", "m")]))
+
+
+@given(CASES, PICKERS)
+def test_envoy_is_always_content(case: Case, picker: FakePicker) -> None:
+    mode, body, trailers = case.mode, case.body, case.trailers
+    envoy, session = Envoy(mode, case.response_duplex), ExtProcSession(picker, "ns/p", "id")
+    steps = 0
+
+    def send(event: Event, *expected: tuple[type, str]) -> bool:
+        nonlocal steps
+        if session.closed or steps == case.leave:
+            return False
+        steps += 1
+        envoy.expects += expected
+        for reply in session.receive(event, 1.0, 2.0):
+            envoy.take(reply)
+        return envoy.immediate is None and not session.closed
+
+    def converse() -> None:
+        if not send(RequestHeaders(case.headers, body is None, mode, case.response_duplex), (HeadersReply, "request")):
+            return
+        if body is not None and mode == "buffered":
+            send(RequestBody(body, not trailers), (BodyReply, "request"))
+            return
+        if body is not None and mode == "duplex":
+            edges = sorted({min(cut, len(body)) for cut in case.cuts} | {0, len(body)})
+            pieces = [body[a:b] for a, b in pairwise(edges)] or [b""]
+            for index, piece in enumerate(pieces):
+                if not send(RequestBody(piece, not trailers and index == len(pieces) - 1)):
+                    return
+            if trailers and not send(RequestTrailers(), (TrailersReply, "request")):
+                return
+        if not send(ResponseHeaders(), (HeadersReply, "response")):
+            return
+        for piece, end in ((b"r" * 100_000, False), (b"", True)):
+            if not send(ResponseBody(piece, end), *(() if case.response_duplex else ((BodyReply, "response"),))):
+                return
+
+    converse()
+    session.disconnect(3.0)
+    if steps == 0:
+        assert session.fact is None
+        return
+    assert len(picker.asked) <= 1
+    assert isinstance(session.fact, (Decision, Outcome))  # exactly one, whatever happened
+    assert (envoy.destination is not None) == isinstance(session.fact, Decision)
+    if isinstance(session.fact, Outcome):
+        assert (envoy.immediate is None) == (session.fact.reason == "client_cancelled")
+        return
+    assert envoy.destination == Destination(",".join(session.fact.endpoints), session.fact.id)
+    forwarded = envoy.received if mode == "duplex" else envoy.mutated
+    if forwarded is not None and session.fact.model and session.fact.target_model != session.fact.model:
+        assert json.loads(forwarded) == json.loads(body) | {"model": "n"}
+    elif mode == "duplex":
+        assert forwarded == (body or b"")
+    if mode == "duplex" and body is not None:
+        assert envoy.ended != trailers
+
+
+EVENTS = st.one_of(
+    st.builds(RequestHeaders, st.sampled_from([CHAT, GET, {}]), st.booleans(), st.sampled_from(["none", "buffered", "duplex"]), st.booleans()),
+    st.builds(RequestBody, st.sampled_from([b"", BODY, b"x"]), st.booleans()),
+    st.just(RequestTrailers()),
+    st.builds(ResponseHeaders, st.booleans()),
+    st.builds(ResponseBody, st.binary(max_size=3), st.booleans()),
+    st.just(ResponseTrailers()),
+)  # fmt: skip
+
+
+@given(st.lists(EVENTS, max_size=8))
+def test_no_order_of_messages_crashes_it(events: list[Event]) -> None:
+    picker = FakePicker()
+    session = session_of(picker)
+    for event in events:
+        was_closed, fact = session.closed, session.fact
+        replies = session.receive(event, 1.0, 2.0)
+        assert not (was_closed and replies)
+        assert fact is None or session.fact is fact
+    assert len(picker.asked) <= 1
