@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from xds_server.latest import Latest
 from xds_server.model.objects import ClusterState, ConfigMap, HTTPRoute, Namespace, ObjectRef
