@@ -51,6 +51,7 @@ class _Flight:
     prior: dict[str, Resource | None]
     removed: tuple[str, ...]
     since: float
+    completes: Snapshot | None  # with its ACK the client has all of this snapshot
     overdue: bool = False
 
     @property
@@ -195,6 +196,7 @@ class AdsSession:
     def _acked(self, kind: _Type, flight: _Flight, now: float) -> None:
         kind.flight, kind.checked, kind.acked = None, (), flight.version
         kind.suspects.difference_update(flight.added)
+        self._completed(kind, flight)
         if kind.url == LDS and flight.removed:
             kind.refused.clear()  # the refusal may have been about a port that is free now
         self._facts.append(Acked(self.node, kind.url, flight.version, flight.versions, now - flight.since))
@@ -217,9 +219,19 @@ class AdsSession:
                 if len(errors) > REMEMBERED:
                     del errors[next(iter(errors))]
                 kind.asked.discard(name)
-        kind.suspects = kind.suspects - set(flight.added) if certain else kind.suspects | set(blamed)
+        if certain:
+            kind.suspects -= flight.added.keys()
+            self._completed(kind, flight)
+        else:
+            kind.suspects |= set(blamed)
         fact = Nacked(self.node, kind.url, flight.version, flight.versions, error, blamed, now - flight.since)
         self._facts.append(fact)
+
+    @staticmethod
+    def _completed(kind: _Type, flight: _Flight) -> None:
+        """Open the gate for this snapshot, though a newer one may follow at once: a busy cluster must not starve its routes."""
+        if flight.completes is not None and flight.completes is kind.view:
+            kind.done = flight.completes
 
     # What to send.
 
@@ -288,6 +300,7 @@ class AdsSession:
                 added.append(older)
             else:
                 absent.append(name)
+        kind.suspects &= {resource.name for resource in added}  # the others are no longer wanted
         innocent = [resource for resource in added if resource.name not in kind.suspects]
         added = innocent or added[:1]
         if not added and not absent:
@@ -312,7 +325,8 @@ class AdsSession:
         kind.opened = False
         kind.serial += 1
         version = view.version(kind.url)
-        flight = _Flight(str(kind.serial), version, {r.name: r for r in added}, prior, tuple(removed), now)
+        completes = None if kind.suspects else view
+        flight = _Flight(str(kind.serial), version, {r.name: r for r in added}, prior, tuple(removed), now, completes)
         kind.flight = flight
         if kind.url == CDS:
             self._rewarm(added)

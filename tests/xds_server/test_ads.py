@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tests.xds_server.model_envoy import ModelEnvoy, content, resource
 from xds_server.ads import AdsSession, Timing, blame
 from xds_server.facts import Acked, Nacked, Node, Overdue, Pushed, Request, Response
-from xds_server.snapshot import CDS, EDS, LDS, RDS, SDS, Resource, Snapshot
+from xds_server.snapshot import CDS, EDS, LDS, RDS, SDS, Snapshot
 
 BAD = st.sampled_from([False] * 7 + [True])
 VERSIONS = st.integers(0, 2)
@@ -114,7 +114,9 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def reconnect_with_everything(self) -> None:
         self.settle()
-        if self.delta and not any(content(one)["bad"] for kind in self.snapshot.resources.values() for one in kind.values()):
+        if self.delta and not any(
+            content(one)["bad"] for kind in self.snapshot.resources.values() for one in kind.values()
+        ):
             self.reconnect()
             before = self.envoy.received
             self.settle()
@@ -131,4 +133,252 @@ class SotwMachine(Machine):
 
 TestDelta = Machine.TestCase
 TestSotw = SotwMachine.TestCase
-TestDelta.settings = TestSotw.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestDelta.settings = TestSotw.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+ANY = Node("n", "c")
+
+
+class Peer:
+    """A hand-driven client: `ack` and `nack` answer the newest response of a type."""
+
+    def __init__(self, *, delta: bool = True) -> None:
+        self.session = AdsSession(delta=delta)
+        self.now = 0.0
+        self.last: dict[str, Response] = {}
+        self.names: dict[str, tuple[str, ...]] = {}
+
+    def took(self, responses: list[Response]) -> list[tuple[str, list[str], list[str]]]:
+        self.last.update({response.type_url: response for response in responses})
+        return [(r.type_url, [found.name for found in r.resources], list(r.removed)) for r in responses]
+
+    def update(self, snapshot: Snapshot) -> list[tuple[str, list[str], list[str]]]:
+        return self.took(self.session.update(snapshot, self.now))
+
+    def ask(self, url: str, *names: str, **more: object) -> list[tuple[str, list[str], list[str]]]:
+        self.names[url] = names
+        key = "subscribe" if self.session.delta else "names"
+        return self.took(self.session.receive(Request(url, node=ANY, **{key: names, **more}), self.now))  # type: ignore[arg-type]
+
+    def ack(self, url: str, error: str | None = None) -> list[tuple[str, list[str], list[str]]]:
+        names = () if self.session.delta else self.names.get(url, ())
+        return self.took(self.session.receive(Request(url, self.last[url].nonce, error, names=names), self.now))
+
+    def wait(self, seconds: float) -> list[tuple[str, list[str], list[str]]]:
+        self.now += seconds
+        return self.took(self.session.tick(self.now))
+
+
+def one(cluster: str, *, endpoints: int = 0) -> Snapshot:
+    return Snapshot.of(
+        clusters=[resource(cluster)],
+        endpoints=[resource(cluster, endpoints)],
+        listeners=[resource("l", refs=["r"])],
+        routes=[resource("r", refs=[cluster])],
+    )
+
+
+def serving(cluster: str, *, delta: bool = True) -> Peer:
+    """A client that has everything of `one(cluster)`."""
+    peer = Peer(delta=delta)
+    peer.update(one(cluster))
+    assert peer.ask(CDS) == [(CDS, [cluster], [])]
+    assert peer.ask(EDS, cluster) == [(EDS, [cluster], [])]
+    assert peer.ack(EDS) == []
+    assert peer.ask(LDS) == []
+    assert peer.ack(CDS) == [(LDS, ["l"], [])]
+    assert peer.ack(LDS) == []
+    assert peer.ask(RDS, "r") == [(RDS, ["r"], [])]
+    assert peer.ack(RDS) == []
+    return peer
+
+
+def test_make_before_break() -> None:
+    peer = serving("a")
+    assert peer.update(one("b")) == [(CDS, ["b"], [])]
+    assert peer.ask(EDS, "b") == [(EDS, ["b"], [])]
+    assert peer.ack(EDS) == []
+    assert peer.ack(CDS) == [(RDS, ["r"], [])]
+    assert peer.ack(RDS) == []
+    assert peer.wait(0.9) == []
+    assert peer.wait(0.2) == [(CDS, [], ["a"])]
+    assert peer.ack(CDS) == []
+    assert peer.session.deadline() == peer.now + 1.0  # the endpoints of a, as this client still asks for them
+
+
+def test_sotw_sends_the_union_then_the_new_set() -> None:
+    peer = serving("a", delta=False)
+    assert peer.update(one("b")) == [(CDS, ["a", "b"], [])]
+    assert peer.ask(EDS, "a", "b", nonce=peer.last[EDS].nonce) == [(EDS, ["b"], [])]
+    peer.ack(EDS)
+    assert peer.ack(CDS) == [(RDS, ["r"], [])]
+    peer.ack(RDS)
+    assert peer.wait(1.0) == [(CDS, ["b"], [])]
+
+
+def test_endpoints_wait_for_nothing() -> None:
+    peer = serving("a")
+    peer.update(one("b"))
+    both = Snapshot({**one("b").resources, EDS: {name: resource(name, 7) for name in ("a", "b")}})
+    assert peer.update(both) == [(EDS, ["a"], [])]
+
+
+def test_the_newest_snapshot_replaces_what_was_not_sent() -> None:
+    peer = serving("a")
+    peer.update(one("b"))
+    assert peer.update(one("c")) == []
+    assert peer.update(one("d")) == []
+    assert peer.ack(CDS) == [(CDS, ["d"], []), (RDS, ["r"], [])]  # b is warm: its route need not wait for d
+    assert peer.session.status().types[0].state == "PENDING"
+
+
+def test_the_gate_opens_at_its_deadline_and_the_proxy_is_degraded() -> None:
+    peer = serving("a")
+    peer.update(one("b"))
+    assert peer.session.deadline() == 15.0
+    assert peer.wait(15.0) == [(RDS, ["r"], [])]
+    assert peer.session.degraded
+    assert [fact for fact in peer.session.facts() if isinstance(fact, Overdue)] == [Overdue(ANY, CDS, 15.0)]
+    peer.ack(CDS)
+    assert not peer.session.degraded
+
+
+def test_nothing_is_removed_while_routes_are_overdue() -> None:
+    peer = serving("a")
+    peer.update(one("b"))
+    peer.ack(CDS)
+    assert peer.wait(15.0) == []
+    assert peer.wait(100.0) == []
+    peer.ack(RDS)
+    assert peer.wait(1.0) == [(CDS, [], ["a"])]
+
+
+def test_a_refused_route_keeps_its_cluster_until_a_later_ack() -> None:
+    peer = serving("a")
+    peer.update(one("b"))
+    peer.ack(CDS)
+    assert peer.ack(RDS, "missing ]: [") == []
+    assert peer.wait(100.0) == []
+    status = {found.type_url: found for found in peer.session.status().types}
+    assert (status[RDS].state, status[RDS].errors) == ("NACKED", {"r": "missing ]: ["})
+    assert peer.update(one("c")) == [(CDS, ["c"], [])]
+    peer.ack(CDS)
+    peer.ack(RDS)
+    assert peer.wait(1.0) == [(CDS, [], ["a", "b"])]
+
+
+def test_a_nack_that_names_no_one_is_narrowed_down() -> None:
+    peer = Peer()
+    peer.update(Snapshot.of(routes=[resource("r"), resource("s")]))
+    assert peer.ask(RDS, "r", "s") == [(RDS, ["r", "s"], [])]
+    assert peer.ack(RDS, "bad regex") == [(RDS, ["r"], [])]
+    assert peer.ack(RDS) == [(RDS, ["s"], [])]
+    assert peer.ack(RDS, "bad regex") == []
+    blamed = [fact.blamed for fact in peer.session.facts() if isinstance(fact, Nacked)]
+    assert blamed == [("r", "s"), ("s",)]
+
+
+def test_a_listener_whose_port_was_taken_is_tried_again_once_the_port_is_free() -> None:
+    peer = serving("a")
+    renamed = Snapshot({**one("a").resources, LDS: {"m": resource("m", refs=["r"])}})
+    assert peer.update(renamed) == [(LDS, ["m"], [])]
+    assert peer.ack(LDS, "Error adding/updating listener(s) m: has duplicate address") == []
+    assert peer.wait(1.0) == [(LDS, [], ["l"])]
+    assert peer.ack(LDS) == [(LDS, ["m"], [])]
+
+
+def test_delta_says_that_a_name_does_not_exist_and_answers_a_second_subscription() -> None:
+    peer = Peer()
+    peer.update(one("a"))
+    assert peer.ask(EDS, "nobody", "a") == [(EDS, ["a"], ["nobody"])]
+    peer.ack(EDS)
+    assert peer.ask(EDS, "a") == [(EDS, ["a"], [])]
+    peer.ack(EDS)
+    assert peer.ask(EDS, "nobody") == [(EDS, [], ["nobody"])]
+
+
+def test_a_known_cluster_without_endpoints_gets_an_empty_assignment() -> None:
+    peer = Peer()
+    peer.update(Snapshot.of(clusters=[resource("a")]))
+    assert peer.ask(EDS, "a") == [(EDS, ["a"], [])]
+    assert peer.last[EDS].resources[0].body == b"\n\x01a"
+
+
+def test_secrets_are_sent_and_rotated_at_once() -> None:
+    peer = Peer()
+    peer.update(Snapshot.of(secrets=[resource("s")], clusters=[resource("a")]))
+    peer.ask(CDS)
+    assert peer.ask(SDS, "s") == [(SDS, ["s"], [])]
+    peer.ack(SDS)
+    assert peer.update(Snapshot.of(secrets=[resource("s", 2)], clusters=[resource("b")])) == [(SDS, ["s"], [])]
+
+
+@pytest.mark.parametrize("delta", [True, False])
+def test_the_first_wildcard_is_answered_even_with_nothing(delta: bool) -> None:
+    peer = Peer(delta=delta)
+    peer.update(Snapshot())
+    assert peer.ask(CDS) == [(CDS, [], [])]
+
+
+def test_a_stale_nonce_is_ignored_in_sotw_and_only_its_ack_is_in_delta() -> None:
+    sotw, delta = serving("a", delta=False), serving("a")
+    sotw.update(one("b"))
+    assert sotw.ask(EDS, "a", "b", nonce="0") == []
+    delta.update(one("b"))
+    assert delta.ask(EDS, "b", nonce="0", error="old") == [(EDS, ["b"], [])]
+
+
+def test_a_reconnect_keeps_what_its_old_routes_use_until_they_are_replaced() -> None:
+    peer = Peer()
+    old, new = one("a"), one("b")
+    peer.update(new)
+
+    def held(url: str) -> dict[str, str]:
+        return {name: found.version for name, found in old.of_type(url).items()}
+
+    assert peer.ask(CDS, initial=held(CDS)) == [(CDS, ["b"], [])]
+    assert peer.ask(LDS, initial=held(LDS)) == []
+    assert peer.ask(RDS, "r", initial=held(RDS)) == []
+    assert peer.ack(CDS) == [(RDS, ["r"], [])]
+    assert peer.wait(5.0) == []
+    peer.ack(RDS)
+    assert peer.wait(1.0) == [(CDS, [], ["a"])]
+
+
+def test_a_changed_cluster_gets_its_endpoints_again() -> None:
+    peer = serving("a")
+    changed = Snapshot({**one("a").resources, CDS: {"a": resource("a", 2)}})
+    assert peer.update(changed) == [(CDS, ["a"], []), (EDS, ["a"], [])]
+
+
+def test_a_type_that_nobody_knows_is_answered_too() -> None:
+    peer = Peer()
+    peer.update(one("a"))
+    assert peer.ask("type.example/Unknown", "x") == [("type.example/Unknown", [], ["x"])]
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "blamed"),
+    [
+        (CDS, "Error adding/updating cluster(s) b: no, c: bad", ("b", "c")),
+        (LDS, "Error adding/updating listener(s) b: cannot bind\nc: bad", ("b", "c")),
+        (RDS, "missing ]: [", ()),
+        (CDS, "something else", ()),
+    ],
+)
+def test_blame(url: str, error: str, blamed: tuple[str, ...]) -> None:
+    assert blame(url, error, ["a", "b", "c"]) == blamed
+
+
+def test_facts_say_what_happened() -> None:
+    peer = Peer()
+    peer.update(one("a"))
+    peer.ask(CDS)
+    peer.now = 2.0
+    peer.ack(CDS)
+    pushed, acked = peer.session.facts()
+    version = resource("a").version
+    assert isinstance(pushed, Pushed)
+    assert (pushed.node, pushed.resources) == (ANY, {"a": version})
+    assert acked == Acked(ANY, CDS, one("a").version(CDS), {"a": version}, 2.0)
+    assert peer.session.facts() == []

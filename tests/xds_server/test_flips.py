@@ -1,0 +1,13 @@
+"""A real Envoy under load loses no request while its route moves to brand-new clusters."""
+
+import pytest
+
+from benchmarks.flips import measure
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize(("eds_delay_ms", "workers"), [(0, 1), (20, 2)])
+async def test_no_request_fails(eds_delay_ms: int, workers: int) -> None:
+    row = await measure(5, eds_delay_ms, workers)
+    assert row.requests > 0
+    assert (row.failed, row.nacks, row.overdue) == (0, 0, 0)
