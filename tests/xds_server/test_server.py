@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+import hypothesis.strategies as st
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
@@ -23,13 +24,14 @@ from envoy.service.discovery.v3.discovery_pb2 import (
     DiscoveryResponse,
 )
 from google.protobuf.json_format import ParseDict
+from hypothesis import given
 
 from tests.xds_server.model_envoy import resource
-from xds_server.facts import Acked, Connected, Disconnected, Nacked
+from xds_server.facts import Acked, Connected, Disconnected, Nacked, Response
 from xds_server.latest import Latest
 from xds_server.server import AdsServer, Fleets, serve
 from xds_server.snapshot import CDS, EDS, RDS, Resource, Snapshot
-from xds_server.wire import ADS
+from xds_server.wire import ADS, encode_delta, encode_sotw
 
 HOST = "127.0.0.1"
 
@@ -94,6 +96,19 @@ def hello(url: str, cluster: str = "") -> DeltaDiscoveryRequest:
     request = DeltaDiscoveryRequest(type_url=url)
     request.node.id, request.node.cluster = "envoy-1", cluster
     return request
+
+
+@given(st.lists(st.builds(Resource.of, st.text(), st.binary(max_size=300)), unique_by=lambda found: found.name))
+def test_responses_decode_to_what_was_meant(resources: list[Resource]) -> None:
+    response = Response(CDS, "7", "v", tuple(resources), ("gone",))
+    delta = DeltaDiscoveryResponse.FromString(encode_delta(response))
+    assert [(r.name, r.version, r.resource.type_url, r.resource.value) for r in delta.resources] == [
+        (r.name, r.version, CDS, r.body) for r in resources
+    ]
+    assert (delta.type_url, delta.nonce, list(delta.removed_resources)) == (CDS, "7", ["gone"])
+    sotw = DiscoveryResponse.FromString(encode_sotw(response))
+    assert [(found.type_url, found.value) for found in sotw.resources] == [(CDS, r.body) for r in resources]
+    assert (sotw.type_url, sotw.nonce, sotw.version_info) == (CDS, "7", "v")
 
 
 async def test_a_delta_stream_gets_its_fleet_and_reports() -> None:
