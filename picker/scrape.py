@@ -17,6 +17,8 @@ from picker.signals import Signals
 from xds_server.model.graph import Endpoint
 
 ENGINE_LABEL = "llm-d.ai/engine-type"
+# Timers have milliseconds (uvloop) and may fire just before their time: without this the loop would spin until it comes.
+_EARLY = 0.002
 _LARGEST = 16 << 20  # bytes of a page that nobody sends
 
 
@@ -187,8 +189,8 @@ class Scraper:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 while True:
-                    self._wake.clear()
-                    due = self._turn(loop.time())
+                    due = self._turn(loop.time() + _EARLY)
+                    self._wake.clear()  # what _turn itself moved is in `due`
                     timer = loop.call_at(due, self._wake.set) if due is not None else None
                     await self._wake.wait()
                     if timer is not None:
@@ -241,7 +243,7 @@ class Scraper:
             self._wake.set()
 
     def _turn(self, now: float) -> float | None:
-        """Do what is due; when the next is."""
+        """Do what is due until `now`; when the next is."""
         while self._heap:
             due, _, target = self._heap[0]
             if due != target.due or target.gone:
@@ -253,7 +255,7 @@ class Scraper:
                 if target.asked is not None:
                     self.failed(target)  # timed out
                 else:
-                    self._ask(target, now)
+                    self._ask(target, now - _EARLY)
         return None
 
     def _ask(self, target: _Target, now: float) -> None:
