@@ -102,7 +102,7 @@ def test_listeners_and_addresses() -> None:
     assert [(each["name"], each["attachedRoutes"]) for each in held["listeners"]] == [("a", 1), ("b", 1)]
     assert held["addresses"] == [{"type": "IPAddress", "value": "10.0.0.1"}]
     assert held["listeners"][0]["supportedKinds"] == [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute"}]
-    held[GATEWAY]["listeners"][0]["conditions"].append(condition("x.io/Theirs"))
+    held["listeners"][0]["conditions"].append(condition("x.io/Theirs"))
     assert patches(found, {**applied(found), GATEWAY: held}, NOW) == []
 
 
@@ -115,7 +115,7 @@ def test_rendering_is_plain_and_has_no_time() -> None:
     shown = {each["name"]: each for each in render(world(broken=True))}
     assert shown["r"]["parents"][0]["conditions"][0] == {"type": "Accepted", "status": "True", "reason": "Accepted"}
     assert shown["gw"]["listeners"][0]["attachedRoutes"] == 1
-    assert "Time" not in repr(shown)
+    assert "lastTransitionTime" not in repr(shown)
 
 
 def test_problems_are_plain() -> None:
