@@ -1,0 +1,151 @@
+"""ext_proc messages, byte for byte: what Envoy says, and what it is told."""
+
+import pytest
+from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from hypothesis import given, strategies as st
+
+from picker.session import (
+    DESTINATION,
+    BodyReply,
+    ChunkReply,
+    Destination,
+    HeadersReply,
+    ImmediateReply,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+    TrailersReply,
+)
+from picker.wire import SUBSET, SUBSET_NAMESPACE, decode, encode
+
+MODE = processing_mode_pb2.ProcessingMode
+WHERE = Destination("10.0.0.1:80,[fd00::1]:80", "id-1")
+
+
+def headers(**found: str) -> pb.ProcessingRequest:
+    message = pb.ProcessingRequest()
+    message.request_headers.SetInParent()
+    for name, value in found.items():
+        message.request_headers.headers.headers.add(key=name, raw_value=value.encode())
+    return message
+
+
+def read(message: pb.ProcessingRequest) -> object:
+    return decode(message.SerializeToString())
+
+
+def test_headers() -> None:
+    message = headers(**{":path": "/x", "X-Upper": "ü"})
+    message.request_headers.headers.headers.add(key="plain", value="v")
+    message.request_headers.headers.headers.add(key="plain", value="forged")
+    message.request_headers.headers.headers.add(key="odd", raw_value=b"\xff")
+    message.request_headers.end_of_stream = True
+    assert read(message) == RequestHeaders({":path": "/x", "x-upper": "ü", "plain": "v", "odd": "\ufffd"}, True)
+
+
+@pytest.mark.parametrize(
+    ("request_mode", "response_mode", "found"),
+    [
+        (MODE.BUFFERED, MODE.NONE, ("buffered", False)),
+        (MODE.BUFFERED_PARTIAL, MODE.BUFFERED, ("buffered", False)),
+        (MODE.FULL_DUPLEX_STREAMED, MODE.FULL_DUPLEX_STREAMED, ("duplex", True)),
+        (MODE.FULL_DUPLEX_STREAMED, MODE.NONE, ("duplex", False)),
+        (MODE.NONE, MODE.NONE, ("none", False)),
+        (MODE.STREAMED, MODE.STREAMED, ("none", False)),
+    ],
+)
+def test_the_modes_that_envoy_announces(request_mode: int, response_mode: int, found: tuple[str, bool]) -> None:
+    message = headers()
+    message.protocol_config.request_body_mode = request_mode
+    message.protocol_config.response_body_mode = response_mode
+    event = read(message)
+    assert (event.mode, event.response_duplex) == found
+
+
+def test_an_envoy_that_announces_nothing_buffers() -> None:
+    assert read(headers()).mode == "buffered"
+
+
+@pytest.mark.parametrize(
+    ("hint", "found"),
+    [
+        (["10.0.0.1:80", "10.0.0.2:80"], ("10.0.0.1:80", "10.0.0.2:80")),
+        ("10.0.0.1:80, 10.0.0.2", ("10.0.0.1:80", "10.0.0.2")),
+        ([], ()),
+        ("", ()),
+        (3.0, ()),
+    ],
+)
+def test_the_subset_hint(hint: object, found: tuple[str, ...]) -> None:
+    message = headers()
+    message.metadata_context.filter_metadata[SUBSET_NAMESPACE].update({SUBSET: hint})
+    assert read(message).subset == found
+
+
+def test_no_subset_hint() -> None:
+    message = headers()
+    message.metadata_context.filter_metadata["other"].update({SUBSET: ["x"]})
+    assert read(message).subset is None
+    message.metadata_context.filter_metadata[SUBSET_NAMESPACE].update({"other": "x"})
+    assert read(message).subset is None
+
+
+def test_the_other_events() -> None:
+    assert read(pb.ProcessingRequest(request_body=pb.HttpBody(body=b"x", end_of_stream=True))) == RequestBody(
+        b"x", True
+    )
+    assert read(pb.ProcessingRequest(response_body=pb.HttpBody(body=b"x"))) == ResponseBody(b"x", False)
+    assert read(pb.ProcessingRequest(response_headers=pb.HttpHeaders(end_of_stream=True))) == ResponseHeaders(True)
+    assert read(pb.ProcessingRequest(request_trailers=pb.HttpTrailers())) == RequestTrailers()
+    assert read(pb.ProcessingRequest(response_trailers=pb.HttpTrailers())) == ResponseTrailers()
+    assert read(pb.ProcessingRequest()) is None
+
+
+def write(reply: object) -> pb.ProcessingResponse:
+    return pb.ProcessingResponse.FromString(encode(reply))
+
+
+@pytest.mark.parametrize("reply", [HeadersReply("request", WHERE), BodyReply("request", WHERE, b"new")])
+def test_the_header_equals_the_metadata(reply: HeadersReply | BodyReply) -> None:
+    message = write(reply)
+    part = message.request_headers if isinstance(reply, HeadersReply) else message.request_body
+    (option,) = part.response.header_mutation.set_headers
+    assert (option.header.key, option.header.raw_value.decode()) == (DESTINATION, WHERE.endpoints)
+    assert option.append_action == option.OVERWRITE_IF_EXISTS_OR_ADD  # never beside a forged one
+    assert message.dynamic_metadata["envoy.lb"][DESTINATION] == WHERE.endpoints
+    assert message.dynamic_metadata["penstock"]["id"] == WHERE.id
+
+
+def test_bodies() -> None:
+    assert write(BodyReply("request", WHERE, b"new")).request_body.response.body_mutation.body == b"new"
+    assert not write(BodyReply("request", WHERE)).request_body.response.HasField("body_mutation")
+    assert write(BodyReply("response")).WhichOneof("response") == "response_body"
+    for phase in ("request", "response"):
+        part = getattr(write(ChunkReply(phase, b"x", True)), f"{phase}_body")
+        assert part.response.body_mutation.streamed_response == pb.StreamedBodyResponse(body=b"x", end_of_stream=True)
+
+
+def test_what_says_nothing_but_go_on() -> None:
+    for phase in ("request", "response"):
+        assert write(HeadersReply(phase)).WhichOneof("response") == f"{phase}_headers"
+        assert write(TrailersReply(phase)).WhichOneof("response") == f"{phase}_trailers"
+    assert write(TrailersReply("request", WHERE)).dynamic_metadata["penstock"]["id"] == WHERE.id
+
+
+def test_an_immediate_reply() -> None:
+    found = write(ImmediateReply(429, (("retry-after", "1"),), b"{}", "penstock:shed_priority")).immediate_response
+    assert (found.status.code, found.body, found.details) == (429, b"{}", "penstock:shed_priority")
+    assert [(one.header.key, one.header.raw_value) for one in found.headers.set_headers] == [("retry-after", b"1")]
+
+
+@given(st.binary(), st.booleans())
+def test_a_chunk_says_what_a_body_said(body: bytes, end: bool) -> None:
+    event = read(pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=end)))
+    found = write(
+        ChunkReply("request", event.body, event.end_of_stream)
+    ).request_body.response.body_mutation.streamed_response
+    assert (found.body, found.end_of_stream) == (body, end)
