@@ -27,7 +27,7 @@ class ScrapeSettings:
     """Seconds. In-flight is counted by us and is fresher than any scrape: these may be slow."""
 
     fast: float = 0.1  # between scrapes of an endpoint in use
-    slow: float = 4.0  # of an idle one
+    slow: float = 4.5  # of an idle one; with 10 % of jitter still within 5 s
     timeout: float = 1.0
     per_second: float = 200.0  # at most so many fast scrapes in total: about 5 % of a core
     path: str = "/metrics"
