@@ -37,12 +37,15 @@ class Envoy:
 
     def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self._process = process
+        self._stopping = False
         self.log = log
         self.pid = process.pid
 
     async def wait(self) -> None:
-        """Raises EnvoyEnded when the process is gone: nobody asked it to go."""
+        """Returns once `stop` has ended the process; raises EnvoyEnded if it goes by itself."""
         code = await self._process.wait()
+        if self._stopping:
+            return
         raise EnvoyEnded(f"Envoy ended with status {code}: {self.last_words()}; its log is {self.log}")
 
     def last_words(self, lines: int = 5) -> str:
@@ -51,6 +54,7 @@ class Envoy:
         return " | ".join(told[-lines:])
 
     async def stop(self, patience: float = 5.0) -> None:
+        self._stopping = True
         if self._process.returncode is not None:
             return
         self._process.terminate()
@@ -68,7 +72,17 @@ async def running(config: dict[str, Any], folder: Path, *, workers: int = 0) -> 
     program = find_envoy()
     file, log = folder / "envoy.json", folder / "envoy.log"
     file.write_text(json.dumps(config, indent=2))
-    arguments = ["-c", str(file), "--log-level", "warning", "--log-path", str(log), "--disable-hot-restart"]
+    arguments = [
+        "-c",
+        str(file),
+        "--log-level",
+        "warning",
+        "--component-log-level",
+        "misc:error",
+        "--log-path",
+        str(log),
+        "--disable-hot-restart",
+    ]
     arguments += ["--concurrency", str(workers)] if workers else []
     process = await asyncio.create_subprocess_exec(
         program, *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,

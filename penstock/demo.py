@@ -1,5 +1,0 @@
-"""stub"""
-
-
-async def main(given):
-    return 0
