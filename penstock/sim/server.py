@@ -196,7 +196,10 @@ class SimServer:
                 response.enable_chunked_encoding()
                 await response.prepare(request)
                 deliver = opened.deliver = _writer(request)
-                if opened.tokens > answer.sent and not opened.done.done():  # it was faster than the headers
+                finished = (
+                    opened.done.done() and opened.done.result() is not None
+                )  # then the last events go with the end
+                if opened.tokens > answer.sent and not finished:  # it was faster than the headers
                     deliver(answer.events(opened.tokens - answer.sent, "", opened.cached_tokens))
             progress = await opened.done
         finally:
@@ -241,6 +244,8 @@ class SimServer:
 
     def _progress(self, opened: _Open, progress: Progress) -> None:
         opened.tokens += progress.tokens
+        if opened.abort_after:  # a late tick brings more tokens than the client may see
+            opened.tokens = min(opened.tokens, opened.abort_after)
         opened.cached_tokens = progress.cached_tokens
         aborted = 0 < opened.abort_after <= opened.tokens
         if opened.deliver is not None and (not progress.finished or aborted):  # the last events go with the end
