@@ -46,7 +46,8 @@ class ModelEnvoy:
         self.outbox.clear()
         self.withheld: Request | None = None
         self.nonces: dict[str, str] = {}
-        self.blind = not self.delta and bool(self.clusters)  # SotW cannot say what it has: the server cannot protect it
+        # SotW cannot say what it has, so the server cannot protect the routes of before until they are replaced.
+        self.blind = set() if self.delta else set(self.routes)
         self.asked = {EDS: sorted({*self.clusters, *self.warming}), RDS: sorted(self._wanted_routes())}
         held = {
             CDS: {**self.clusters, **self.warming},
@@ -75,9 +76,7 @@ class ModelEnvoy:
 
     def check(self) -> None:
         """What a request would notice: an active route to a cluster that is not active."""
-        if self.blind:
-            return
-        for _, route in self.listeners.values():
+        for route in {route for _, route in self.listeners.values()} - self.blind:
             for cluster in self.routes.get(route, ("", frozenset()))[1]:
                 assert cluster in self.clusters or cluster in self.refused_clusters, f"{route} -> {cluster}: 503"
 
@@ -154,8 +153,8 @@ class ModelEnvoy:
                 error = "missing ]: ["  # names no route, and what came before it is in use
                 break
             if found.name in self.asked[RDS]:
+                self.blind.discard(found.name)
                 self.routes[found.name] = (found.version, frozenset(content(found)["refs"]))
-        self.blind = False
         self.outbox.append(self._answer(response, error))
         self._listen()
 

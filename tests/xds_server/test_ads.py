@@ -133,7 +133,7 @@ class SotwMachine(Machine):
 
 TestDelta = Machine.TestCase
 TestSotw = SotwMachine.TestCase
-TestDelta.settings = TestSotw.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestDelta.settings = TestSotw.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 
 ANY = Node("n", "c")
