@@ -86,6 +86,7 @@ class BodyReply:
     phase: Phase
     destination: Destination | None = None
     body: bytes | None = None
+    content_length: bool = False  # the request has one: Envoy answers 500 unless it is set to what the new body has
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,10 @@ class ExtProcSession:
             self.closed = True
             if start.end_of_stream or start.mode == "none":
                 return [HeadersReply("request", destination)]
-            return [TrailersReply("request", destination) if trailers else BodyReply("request", destination, rewritten)]
+            if trailers:
+                return [TrailersReply("request", destination)]
+            told = rewritten is not None and "content-length" in start.headers
+            return [BodyReply("request", destination, rewritten, told)]
         replies: list[Reply] = [HeadersReply("request", destination)]
         if start.end_of_stream:
             return replies

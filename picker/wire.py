@@ -114,6 +114,8 @@ def encode(reply: Reply) -> bytes:
                 _send_to(message, part.response.header_mutation, reply.destination)
             if reply.body is not None:
                 part.response.body_mutation.body = reply.body
+                if reply.content_length:
+                    _set(part.response.header_mutation, "content-length", str(len(reply.body)))
         case ChunkReply():
             part = message.request_body if reply.phase == "request" else message.response_body
             chunk = part.response.body_mutation.streamed_response

@@ -101,6 +101,10 @@ def test_where_no_body_is_sent_the_headers_are_all() -> None:
 def test_a_rewritten_model_travels_in_the_body() -> None:
     replies = run(session_of(FakePicker("n")), RequestHeaders(CHAT), RequestBody(BODY, True))
     assert replies[1] == BodyReply("request", WHERE, b'{"model":"n","messages":[]}')
+    told = CHAT | {"content-length": "27"}
+    replies = run(session_of(FakePicker("n")), RequestHeaders(told), RequestBody(BODY, True))
+    assert replies[1] == BodyReply("request", WHERE, b'{"model":"n","messages":[]}', content_length=True)
+    assert run(session_of(), RequestHeaders(told), RequestBody(BODY, True))[1] == BodyReply("request", WHERE)
     replies = run(session_of(FakePicker("n")), RequestHeaders(CHAT, mode="duplex"), RequestBody(BODY, True))
     assert replies[1] == ChunkReply("request", b'{"model":"n","messages":[]}', True)
 

@@ -122,6 +122,8 @@ def test_the_header_equals_the_metadata(reply: HeadersReply | BodyReply) -> None
 
 def test_bodies() -> None:
     assert write(BodyReply("request", WHERE, b"new")).request_body.response.body_mutation.body == b"new"
+    told = write(BodyReply("request", WHERE, b"new", content_length=True)).request_body.response.header_mutation
+    assert (told.set_headers[1].header.key, told.set_headers[1].header.raw_value) == ("content-length", b"3")
     assert not write(BodyReply("request", WHERE)).request_body.response.HasField("body_mutation")
     assert write(BodyReply("response")).WhichOneof("response") == "response_body"
     for phase in ("request", "response"):
