@@ -75,6 +75,7 @@ class _Type:
         self.done: Snapshot | None = None  # the newest that has been sent, and acknowledged or given up
         self.acked = ""
         self.refused: dict[str, dict[str, str]] = {}  # name -> version -> error
+        self.doubtful: set[str] = set()  # refused, and SotW did not say whether an older one is held
         self.suspects: set[str] = set()  # one of them was refused, nobody knows which: they are tried one by one
         self.retired: dict[str, float] = {}  # name -> when its last user was gone
         self.checked: tuple[Collection, ...] = ()  # collections that were compared with `sent` and gave nothing to send
@@ -211,6 +212,7 @@ class AdsSession:
             if kind.sent.get(name) is resource:
                 if prior is None:
                     del kind.sent[name]
+                    kind.doubtful.add(name)
                 else:
                     kind.sent[name] = prior
             if certain:
@@ -224,12 +226,12 @@ class AdsSession:
             self._completed(kind, flight)
         else:
             kind.suspects |= set(blamed)
-        fact = Nacked(self.node, kind.url, flight.version, flight.versions, error, blamed, now - flight.since)
-        self._facts.append(fact)
+        seconds = now - flight.since
+        self._facts.append(Nacked(self.node, kind.url, flight.version, flight.versions, error, blamed, seconds))
 
     @staticmethod
     def _completed(kind: _Type, flight: _Flight) -> None:
-        """Open the gate for this snapshot, though a newer one may follow at once: a busy cluster must not starve its routes."""
+        """Open the gate for this snapshot, though a newer one may follow at once: busy clusters must not starve routes."""
         if flight.completes is not None and flight.completes is kind.view:
             kind.done = flight.completes
 
@@ -239,11 +241,8 @@ class AdsSession:
         if self._target is None:
             return []
         out = list(self._stages(self._target, now))
-        while self._retire(now):
-            more = list(self._stages(self._target, now))
+        while self._retire(now) and (more := list(self._stages(self._target, now))):
             out += more
-            if not more:
-                break
         return out
 
     def _stages(self, target: Snapshot, now: float) -> Iterator[Response]:
@@ -269,6 +268,9 @@ class AdsSession:
             kind.asked.difference_update(absent)
             removed, absent = [], []
         kind.view = view
+        if not self.delta and kind.url in FULL_STATE and not kind.doubtful <= view.of_type(kind.url).keys():
+            kind.doubtful &= view.of_type(kind.url).keys()
+            kind.opened = True  # only a whole state without the name removes it
         if added or removed or absent or kind.opened:
             yield self._send(kind, view, added, [*removed, *absent], now)
         else:
