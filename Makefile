@@ -12,7 +12,7 @@ lint: .venv/dev
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 golden: .venv/dev
-	$(BIN)/python -m pytest tests/xds_server/test_golden.py --update-golden $(ARGS)
+	$(BIN)/python -m pytest tests/test_golden.py --update-golden $(ARGS)
 clean:
 	rm -rf .venv
 

@@ -28,6 +28,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpConnectionManager,
     HttpConnectionManagerPathWithEscapedSlashesAction as EscapedSlashes,
     HttpConnectionManagerServerHeaderTransformation as ServerHeader,
+    HttpConnectionManagerUpgradeConfig,
     HttpFilter,
     Rds,
 )
@@ -51,6 +52,9 @@ from xds_server.translate.encode import pack
 from xds_server.translate.names import MODEL_HEADER, PICKER_CLUSTER, RESERVED_PREFIXES, ROUTER
 from xds_server.translate.route_table import forwards_to_pool, routes_by_model
 from xds_server.translate.settings import DataPlane
+
+# What an Outcome needs of a request that the picker never saw (it was down, or no route matched).
+_LOGGED = [MODEL_HEADER, "traceparent", "x-gateway-inference-objective", "x-gateway-inference-fairness-id"]
 
 
 def listener(port: Port, plane: DataPlane) -> Listener:
@@ -104,6 +108,7 @@ def _connection_manager(chain: Chain, port: Port, plane: DataPlane, *, pools: bo
         access_log=[_access_log()] if pools else [],
         local_reply_config=replies.openai() if pools else None,
         early_header_mutation_extensions=[_strip_reserved()],
+        upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
         use_remote_address=True,
         normalize_path=True,
         merge_slashes=True,
@@ -137,7 +142,11 @@ def _access_log() -> AccessLog:
         buffer_flush_interval=timedelta(milliseconds=20),
         custom_tags=[CustomTag(tag="ttft", value="%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%")],
     )
-    config = HttpGrpcAccessLogConfig(common_config=common, additional_request_headers_to_log=[MODEL_HEADER])
+    config = HttpGrpcAccessLogConfig(
+        common_config=common,
+        additional_request_headers_to_log=_LOGGED,
+        additional_response_headers_to_log=["content-type"],
+    )
     return AccessLog(name="envoy.access_loggers.http_grpc", typed_config=pack(config))
 
 
