@@ -11,6 +11,7 @@ from typing import Any
 
 import xxhash
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from google.protobuf.message import Message as ProtobufMessage
 
 _API = "type.googleapis.com/envoy."
 CDS = _API + "config.cluster.v3.Cluster"
@@ -33,7 +34,7 @@ class Resource:
         """Freeze a message (betterproto2 or protobuf/upb), or bytes."""
         if isinstance(message, bytes):
             body = message
-        elif hasattr(message, "SerializeToString"):
+        elif isinstance(message, ProtobufMessage):
             body = message.SerializeToString(deterministic=True)
         else:
             body = bytes(message)
