@@ -21,7 +21,7 @@ _CANCELLED = frozenset({"DC", "DR"})
 _TIMED_OUT = frozenset({"UT", "DT", "SI", "UMSDR"})
 _RESET = frozenset({"UC", "UR", "LR", "UPE"})
 _NOT_CONNECTED = frozenset({"UF", "UO", "DF"})
-_EMPTY: Mapping[str, str] = {}
+_MODEL = "x-gateway-model-name"  # the model that the body names, where routes look at it
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,12 @@ def reason(entry: LogEntry) -> Reason:
         return "upstream_reset"
     if flags & {"UH", "NC"}:
         return "no_endpoints"
-    return _answered_by_envoy(flags, status)
+    return _answered_by_envoy(flags, status, named=bool(entry.headers.get(_MODEL)))
 
 
-def _answered_by_envoy(flags: frozenset[str], status: int) -> Reason:
+def _answered_by_envoy(flags: frozenset[str], status: int, *, named: bool) -> Reason:
     if "NR" in flags or status == 404:
-        return "no_route"
+        return "model_not_found" if named else "no_route"  # as the client is told: translate/replies.py
     if status == 413:
         return "body_too_large"
     if 400 <= status < 500:
@@ -260,7 +260,7 @@ def _outcome_of_entry(entry: LogEntry, why: Reason) -> Outcome:
         id=entry.id or entry.request_id,
         time=entry.time,
         pool=name if kind == "pool" else "",
-        model=entry.model or entry.headers.get("x-gateway-model-name", ""),
+        model=entry.model or entry.headers.get(_MODEL, ""),
         target_model=entry.headers.get("x-gateway-model-name-rewrite", "") or entry.model,
         objective=entry.headers.get("x-gateway-inference-objective", ""),
         priority=0,

@@ -175,6 +175,12 @@ def test_reasons(status: int, details: str, flags: str, expected: str) -> None:
     assert reason(LogEntry(status=status, details=details, flags=frozenset(flags.split()))) == expected
 
 
+def test_a_request_that_no_route_takes_names_the_model_if_it_has_one() -> None:
+    entry = LogEntry(status=404, details="route_not_found", flags=frozenset({"NR"}))
+    assert reason(entry) == "no_route"
+    assert reason(replace(entry, headers={"x-gateway-model-name": "gpt"})) == "model_not_found"
+
+
 class OneOutcome(RuleBasedStateMachine):
     """Whatever the order of decisions, entries, repeats, deadlines and scrapes: one Outcome per request, no leaks."""
 
