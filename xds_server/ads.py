@@ -7,10 +7,10 @@ wait for nothing. Source: Envoy `docs/root/api-docs/xds_protocol.rst`, "Eventual
 semantics". Cases: tests/xds_server/test_ads.py against tests/xds_server/model_envoy.py.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from xds_server.blame import blame
 from xds_server.facts import (
     Acked,
     Fact,
@@ -293,6 +293,7 @@ class AdsSession:
             if differs and resource.version not in kind.refused.get(name, ()):
                 added.append(resource)
             kind.asked.discard(name)
+        added.sort(key=lambda resource: resource.name)  # names are a set: equal sessions shall send equal bytes
         absent: list[str] = []
         for name in sorted(kind.asked):
             older = next((s.of_type(kind.url)[name] for s in self._needed() if name in s.of_type(kind.url)), None)
@@ -386,15 +387,3 @@ class AdsSession:
             if kind.seen and (unknown or kind.refusals((kind.view or Snapshot()).of_type(kind.url))):
                 return False
         return self._types[LDS].seen or not self._types[CDS].sub.wildcard
-
-
-def blame(type_url: str, error: str, candidates: Sequence[str] | Mapping[str, Resource]) -> tuple[str, ...]:
-    """The candidates that Envoy's error text names; none if it names none (RDS, EDS and SDS never do).
-
-    CDS says `Error adding/updating cluster(s) a: why, b: why`, LDS the same of `listener(s)`, one a line.
-    """
-    noun = {CDS: "cluster(s) ", LDS: "listener(s) "}.get(type_url)
-    if noun is None or noun not in error:
-        return ()
-    text = error.split(noun, 1)[1]
-    return tuple(name for name in candidates if re.search(rf"(?:^|, |\n){re.escape(name)}: ", text))

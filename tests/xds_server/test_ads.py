@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.xds_server.model_envoy import ModelEnvoy, content, resource
-from xds_server.ads import AdsSession, Timing, blame
+from xds_server.ads import AdsSession, Timing
+from xds_server.blame import blame
 from xds_server.facts import Acked, Nacked, Node, Overdue, Pushed, Request, Response
 from xds_server.snapshot import CDS, EDS, LDS, RDS, SDS, Snapshot
 
