@@ -1,7 +1,8 @@
 """A gateway with its own Envoy on manifests in a folder of the test, and what clients and facts say of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,10 +29,11 @@ class World:
 
     gateway: Gateway
     manifests: Path
-    ports: Mapping[int, int]  # listener port -> the one it has here
+    ports: dict[int, int]  # listener port -> the one it has here
     session: aiohttp.ClientSession
     outcomes: list[Outcome] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def observe(self, fact: object) -> None:
         if isinstance(fact, Outcome):
@@ -51,11 +53,13 @@ class World:
         return await self.send("POST", path, body, host=host, **headers)
 
     async def send(self, method: str, path: str, body: Any = None, *, host: str = "", **headers: str) -> "Answer":
-        named = {name.replace("_", "-"): value for name, value in headers.items()} | ({"host": host} if host else {})
+        agent = f"test/{next(self.numbers)}"
+        named = {"user-agent": agent} | {name.replace("_", "-"): value for name, value in headers.items()}
+        named |= {"host": host} if host else {}
         given: dict[str, Any] = {"data": body} if isinstance(body, bytes) else {"json": body}
         url = self.url(path)
         async with self.session.request(method, url, headers=named, allow_redirects=False, **given) as response:
-            return Answer(response.status, await response.read(), dict(response.headers))
+            return Answer(response.status, await response.read(), dict(response.headers), agent)
 
     async def outcome(self, fits: Callable[[Outcome], bool] = lambda _: True, since: int = 0) -> Outcome:
         """The first outcome, after the first `since`, that fits; waits for it."""
@@ -70,6 +74,9 @@ class World:
 
         await until(ended, "the outcome of every decision")
         return len(self.outcomes)
+
+    async def outcome_of(self, answer: "Answer") -> Outcome:
+        return await self.outcome(lambda found: found.user_agent == answer.agent)
 
     def write(self, name: str, text: str) -> None:
         """A manifest, replaced as editors do it: whole."""
@@ -93,6 +100,7 @@ class Answer:
     status: int
     body: bytes
     headers: Mapping[str, str]
+    agent: str  # that the request had, so that its outcome can be told from others
 
     def header(self, name: str) -> str:
         return {key.lower(): value for key, value in self.headers.items()}.get(name, "")

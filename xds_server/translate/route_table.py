@@ -18,6 +18,7 @@ from xds_server.model.graph import Chain, Forward, Route, VirtualHost
 from xds_server.model.objects import HTTPMatch, PathMatch
 from xds_server.translate import replies, route as routes
 from xds_server.translate.encode import embed
+from xds_server.translate.headers import option
 from xds_server.translate.names import BODY_HEADER, MODEL_HEADER
 
 _VIRTUAL_HOSTS, _ROUTES = 2, 3  # field numbers in RouteConfiguration and VirtualHost
@@ -80,4 +81,6 @@ def _refuse(path: PathMatch, header: HeaderMatcher, message: str) -> bytes:
     match = routes.match(HTTPMatch(path=path, method="POST"))
     match.headers.append(header)
     body = replies.error_text(message, "invalid_request_error", "bad_request")
-    return bytes(EnvoyRoute(name="penstock/bad-request", match=match, direct_response=routes.reply(400, body)))
+    found = EnvoyRoute(name="penstock/bad-request", match=match, direct_response=routes.reply(400, body))
+    found.response_headers_to_add = [option("content-type", "application/json")]  # Envoy says text/plain
+    return bytes(found)
