@@ -13,7 +13,7 @@ class Seen:
     method: str
     path: str  # with the query
     host: str
-    headers: dict[str, str]  # lower-case names
+    headers: dict[str, str]  # lower-case names; repeated ones joined by a comma
     body: bytes
 
 
@@ -32,7 +32,7 @@ class Backend:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/metrics":
             return web.Response(text="")
-        headers = {name.lower(): value for name, value in request.headers.items()}
+        headers = {name.lower(): ",".join(request.headers.getall(name)) for name in request.headers}
         self.seen.append(Seen(request.method, request.path_qs, request.host, headers, await request.read()))
         if self.hang:
             await asyncio.Event().wait()  # until the connection ends, which cancels this handler
