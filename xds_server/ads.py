@@ -78,7 +78,7 @@ class _Type:
         self.doubtful: set[str] = set()  # refused, and SotW did not say whether an older one is held
         self.suspects: set[str] = set()  # one of them was refused, nobody knows which: they are tried one by one
         self.retired: dict[str, float] = {}  # name -> when its last user was gone
-        self.checked: tuple[Collection, ...] = ()  # collections that were compared with `sent` and gave nothing to send
+        self.checked: tuple[Collection, ...] = ()  # the collections that were compared with `sent` last
 
     @property
     def waiting(self) -> bool:
@@ -195,11 +195,12 @@ class AdsSession:
             kind.checked = ()
 
     def _acked(self, kind: _Type, flight: _Flight, now: float) -> None:
-        kind.flight, kind.checked, kind.acked = None, (), flight.version
+        kind.flight, kind.acked = None, flight.version
         kind.suspects.difference_update(flight.added)
         self._completed(kind, flight)
         if kind.url == LDS and flight.removed:
             kind.refused.clear()  # the refusal may have been about a port that is free now
+            kind.checked = ()
         self._facts.append(Acked(self.node, kind.url, flight.version, flight.versions, now - flight.since))
 
     def _nacked(self, kind: _Type, flight: _Flight, error: str, now: float) -> None:
@@ -284,15 +285,16 @@ class AdsSession:
         if not kind.asked and len(kind.checked) == 3 and all(a is b for a, b in zip(looked, kind.checked, strict=True)):
             return [], []
         added: list[Resource] = []
-        for name in wanted if kind.sub.wildcard else kind.sub.names:
-            resource = wanted.get(name) or self._without_endpoints(kind, name)
+        sent, asked = kind.sent, set(kind.asked)
+        for name in wanted if kind.sub.wildcard else kind.sub.names:  # the only loop over everything: once a snapshot
+            resource, held = wanted.get(name) or self._without_endpoints(kind, name), sent.get(name)
             if resource is None:
                 continue
-            held = kind.sent.get(name)
             differs = held is not resource and (held is None or held.version != resource.version)
             if differs and resource.version not in kind.refused.get(name, ()):
                 added.append(resource)
-            kind.asked.discard(name)
+            if asked:
+                kind.asked.discard(name)
         added.sort(key=lambda resource: resource.name)  # names are a set: equal sessions shall send equal bytes
         absent: list[str] = []
         for name in sorted(kind.asked):
@@ -306,8 +308,7 @@ class AdsSession:
         kind.suspects &= {resource.name for resource in added}  # the others are no longer wanted
         innocent = [resource for resource in added if resource.name not in kind.suspects]
         added = innocent or added[:1]
-        if not added and not absent:
-            kind.checked = looked
+        kind.checked = () if kind.suspects else looked  # what is found here is sent at once
         return added, absent
 
     def _without_endpoints(self, kind: _Type, name: str) -> Resource | None:
@@ -363,7 +364,7 @@ class AdsSession:
         due = False
         for url in (*REMOVALS, *(url for url in self._types if url not in REMOVALS)):
             kind = self._types[url]
-            obsolete = [n for n in kind.sent if not any(self._uses(snapshot, kind, n) for snapshot in needed)]
+            obsolete = self._obsolete(kind, needed)
             kind.retired = {name: kind.retired[name] for name in obsolete if name in kind.retired}
             leaving = any(user.retired or (user.flight is not None and user.flight.removed) for user in users)
             # A new listener may be refused because the old one still has its port, so LDS does not wait for LDS.
@@ -375,10 +376,14 @@ class AdsSession:
                 users.append(kind)
         return due
 
-    def _uses(self, snapshot: Snapshot, kind: _Type, name: str) -> bool:
-        if name in snapshot.of_type(kind.url):
-            return True
-        return kind.url == EDS and (name in snapshot.of_type(CDS) or name in self._types[CDS].sent)
+    def _obsolete(self, kind: _Type, needed: list[Snapshot]) -> list[str]:
+        """What the client has and nobody needs; endpoints are needed as long as the client has their cluster."""
+        users = [snapshot.of_type(kind.url) for snapshot in needed]
+        if kind.url == EDS:
+            users += [*(snapshot.of_type(CDS) for snapshot in needed), self._types[CDS].sent]
+        if kind.sent.keys() <= users[0].keys():  # the usual case, at the speed of C
+            return []
+        return sorted(set(kind.sent).difference(*users))
 
     def _settled(self, *urls: str) -> bool:
         """Envoy uses the routes and listeners that we think it uses: none refused, none overdue, none unknown."""
