@@ -12,14 +12,14 @@ from typing import TypeVar
 
 from xds_server.latest import Latest
 from xds_server.model.graph import Graph
-from xds_server.model.objects import ClusterState
+from xds_server.model.objects import ClusterState, HTTPRoute
 from xds_server.resolve import resolve
 from xds_server.snapshot import Snapshot
 from xds_server.translate import DataPlane, translate
 
 T = TypeVar("T")
 EVERYTHING = ""  # the fleet that serves every Gateway
-_LARGE = 500  # objects: resolving more would hold the event loop, which also serves picks
+_LARGE = 100  # objects and matches of routes: more would hold the event loop, which also serves picks (0.2 ms each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ async def reconcile(
     """Publish until cancelled. Raises what a stage raises: stages are total, so that is our mistake, not the user's."""
     async for state in paced(states, pace):
         began = time.perf_counter()
-        if len(state.objects) > _LARGE:
+        if _size(state) > _LARGE:
             graph, snapshot = await asyncio.to_thread(_stages, state, plane)
         else:
             graph, snapshot = _stages(state, plane)
@@ -59,6 +59,12 @@ async def reconcile(
         snapshots.set({EVERYTHING: snapshot})
         resources = sum(len(found) for found in snapshot.resources.values())
         observe(Reconciled(time.perf_counter() - began, len(state.objects), len(graph.problems), resources))
+
+
+def _size(state: ClusterState) -> int:
+    """What a state costs: its objects, and its Envoy routes, of which one HTTPRoute may have 128."""
+    rules = (rule for route in state.all(HTTPRoute) for rule in route.rules)
+    return len(state.objects) + sum(len(rule.matches) for rule in rules)
 
 
 def _stages(state: ClusterState, plane: DataPlane) -> tuple[Graph, Snapshot]:
