@@ -47,6 +47,7 @@ class Decision:
     matched_tokens: int  # predicted cached tokens on endpoints[0]
     body_bytes: int
     seconds: float  # CPU and waiting between the last request byte and the answer
+    request_id: str = ""  # x-request-id: all that Envoy's entry has of us where the client left during the decision
 
 
 @dataclass(frozen=True, slots=True)

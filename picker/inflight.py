@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from picker.facts import Decision, Outcome, Reason
 from picker.load import Load
 
+TIMEOUT = 3600.0  # seconds; a stream that is idle ends after 15 minutes, one that is not may take longer
 # A scrape says nothing of a request that was still on its way to the server, in seconds.
 _SETTLE = 1.0
 # Ended ids that are remembered, so that a late or repeated entry is not a second Outcome.
 _REMEMBERED = 65536
+_MOST = 100_000  # requests in flight: bounds memory, should entries stop coming
 _REFUSED = "penstock:"  # in response_code_details: the picker answered, and reported, the request itself
 
 _CANCELLED = frozenset({"DC", "DR"})
@@ -117,10 +119,11 @@ class InFlight:
     whenever its count or tokens change.
     """
 
-    def __init__(self, timeout: float = 600.0, changed: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, timeout: float = TIMEOUT, changed: Callable[[str], None] = lambda _: None) -> None:
         self._timeout = timeout
         self._changed = changed
         self._where: dict[str, str] = {}  # id -> endpoint, oldest first
+        self._asked_for: dict[str, str] = {}  # x-request-id -> id
         self._sent: dict[str, _Sent] = {}
         self._ended: dict[str, None] = {}
 
@@ -139,16 +142,18 @@ class InFlight:
         sent.requests[decision.id] = pending
         sent.weigh(pending, 1)
         self._where[decision.id] = endpoint
+        if decision.request_id:
+            self._asked_for[decision.request_id] = decision.id
         self._changed(endpoint)
 
     def finished(self, entry: LogEntry) -> Outcome | None:
         """The Outcome of a request that ended; None if it was reported before (refused by the picker, or given up as lost).
 
-        A client that leaves while the picker decides has an entry without our id: its request id is tried too.
+        A client that leaves while the picker decides has an entry without our id: its x-request-id is tried too.
         """
         why = reason(entry)
-        pending = self._take(entry.id, ended_well=not why) if entry.id else None
-        pending = pending or (self._take(entry.request_id) if entry.request_id else None)
+        id_ = entry.id or (self._asked_for.get(entry.request_id, "") if entry.flags & _CANCELLED else "")
+        pending = self._take(id_, served=entry.endpoint if not why else "")
         if pending is not None:
             self._remember(pending.decision.id)
             return None if _REFUSED in entry.details else _outcome(pending.decision, entry, why)
@@ -159,12 +164,12 @@ class InFlight:
         return _outcome_of_entry(entry, why)
 
     def expired(self, now: float) -> list[Outcome]:
-        """Requests whose entry never came, oldest first."""
+        """Requests whose entry never came, oldest first; also before their time where there are too many."""
         lost: list[Outcome] = []
         while self._where:
             id_, endpoint = next(iter(self._where.items()))
             pending = self._sent[endpoint].requests[id_]
-            if pending.deadline > now:
+            if pending.deadline > now and len(self._where) <= _MOST:
                 break
             self._take(id_)
             self._remember(id_)
@@ -202,7 +207,8 @@ class InFlight:
         if changed:
             self._changed(endpoint)
 
-    def _take(self, id_: str, *, ended_well: bool = False) -> _Pending | None:
+    def _take(self, id_: str, *, served: str = "") -> _Pending | None:
+        """No longer pending; `served` is the endpoint that answered well, which may be a fallback."""
         endpoint = self._where.pop(id_, None)
         if endpoint is None:
             return None
@@ -210,7 +216,9 @@ class InFlight:
         pending = sent.requests.pop(id_)
         if not pending.ghost:
             sent.weigh(pending, -1)
-        if ended_well:
+        if self._asked_for.get(pending.decision.request_id) == id_:
+            del self._asked_for[pending.decision.request_id]
+        if served == endpoint:
             sent.completed = max(sent.completed, pending.since)
         if not sent.requests:  # endpoints come and go: the table must not grow with them
             del self._sent[endpoint]

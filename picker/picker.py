@@ -175,6 +175,7 @@ class Picker:
             matched_tokens=pick.matched * BLOCK_TOKENS,
             body_bytes=request.body_bytes,
             seconds=0.0,  # the shell has the clock: see server.py
+            request_id=request.request_id,
         )
         self._signals.started(decision, ask.now)
         return decision

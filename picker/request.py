@@ -41,6 +41,7 @@ class InferenceRequest:
     fairness_id: str = DEFAULT_FLOW
     session_id: str = ""
     user_agent: str = ""
+    request_id: str = ""  # x-request-id
 
     @property
     def prompt_tokens(self) -> int:
@@ -75,6 +76,7 @@ def parse(headers: Mapping[str, str], body: bytes, max_body: int = MAX_BODY) -> 
         fairness_id=_first(headers, FAIRNESS_HEADERS) or DEFAULT_FLOW,
         session_id=_first(headers, SESSION_HEADERS),
         user_agent=headers.get("user-agent", ""),
+        request_id=headers.get("x-request-id", ""),
     )
 
 
@@ -89,6 +91,7 @@ def without_body(headers: Mapping[str, str], body_bytes: int = 0) -> InferenceRe
         fairness_id=_first(headers, FAIRNESS_HEADERS) or DEFAULT_FLOW,
         session_id=_first(headers, SESSION_HEADERS),
         user_agent=headers.get("user-agent", ""),
+        request_id=headers.get("x-request-id", ""),
     )
 
 

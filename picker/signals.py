@@ -6,7 +6,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from picker.facts import Decision, Outcome
-from picker.inflight import InFlight, LogEntry
+from picker.inflight import TIMEOUT, InFlight, LogEntry
 from picker.load import Load
 from xds_server.model.graph import Endpoint
 
@@ -16,12 +16,13 @@ _UNKNOWN = Load()
 class Signals:
     """What is known of the endpoints. `now` and other times are time.monotonic() values."""
 
-    def __init__(self, timeout: float = 600.0, on_busy: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, timeout: float = TIMEOUT, on_busy: Callable[[str], None] = lambda _: None) -> None:
         """`timeout`: see InFlight. `on_busy` is called with an endpoint that gets its first request in flight."""
         self.inflight = InFlight(timeout, self._changed)
         self.on_busy = on_busy
         self._figures: dict[str, Load] = {}  # as scraped
-        self._sent_inflight: dict[str, int] = {}
+        self._asked: dict[str, int] = {}  # what was in flight when the scrape that runs was sent
+        self._at_scrape: dict[str, int] = {}  # what was in flight when the figures were taken
         self._busy: set[str] = set()
         self._loads: dict[str, dict[str, Load]] = {}  # pool -> endpoint -> merged
         self._stale: dict[str, set[str]] = {}  # pool -> endpoints to merge again
@@ -35,7 +36,7 @@ class Signals:
             for key in found:
                 of.setdefault(key, []).append(pool)
         self._pools = {key: tuple(names) for key, names in of.items()}
-        for known in (self._figures, self._sent_inflight):
+        for known in (self._figures, self._asked, self._at_scrape):
             for gone in known.keys() - of.keys():
                 del known[gone]
         self._loads = {pool: {key: self._merged(key) for key in found} for pool, found in keys.items()}
@@ -64,16 +65,20 @@ class Signals:
 
     def asked(self, endpoint: str) -> None:
         """A scrape was sent. What is in flight now is what the figures will contain, give or take one."""
-        self._sent_inflight[endpoint] = self.inflight.count(endpoint)
+        self._asked[endpoint] = self.inflight.count(endpoint)
 
     def scraped(self, endpoint: str, figures: Load, sent_at: float) -> None:
         """A scrape that was sent at `sent_at` came back."""
         self._figures[endpoint] = figures
+        counted = self.inflight.count(endpoint)
         self.inflight.on_scrape(endpoint, figures, sent_at)
+        ghosts = counted - self.inflight.count(endpoint)  # not in the figures either
+        self._at_scrape[endpoint] = max(self._asked.pop(endpoint, 0) - ghosts, 0)
         self._changed(endpoint)
 
     def failed(self, endpoint: str) -> int:
         """A scrape failed: the last figures stay, `errors` counts. Returns how many failed in a row."""
+        self._asked.pop(endpoint, None)
         known = self._figures.get(endpoint, _UNKNOWN)
         self._figures[endpoint] = _with(known, known.errors + 1, 0, 0, 0)
         self._changed(endpoint)
@@ -94,7 +99,7 @@ class Signals:
 
     def _merged(self, endpoint: str) -> Load:
         figures, inflight = self._figures.get(endpoint, _UNKNOWN), self.inflight
-        at_scrape = self._sent_inflight.get(endpoint, 0)
+        at_scrape = self._at_scrape.get(endpoint, 0)
         return _with(figures, figures.errors, inflight.count(endpoint), inflight.tokens(endpoint), at_scrape)
 
 

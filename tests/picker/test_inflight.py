@@ -116,11 +116,25 @@ def test_refused_by_the_picker_was_reported_already() -> None:
 
 def test_a_client_that_leaves_during_the_pick_is_found_by_its_request_id() -> None:
     table = InFlight()
-    table.started(decision("r-1"), 10, now=0.0)
-    outcome = table.finished(ended("", request_id="r-1", status=0, flags=frozenset({"DC"}), endpoint=""))
+    table.started(replace(decision("1"), request_id="r-1"), 10, now=0.0)
+    entry = ended("", request_id="r-1", status=0, flags=frozenset({"DC"}), endpoint="")
+    alone = table.finished(replace(entry, status=404, flags=frozenset({"NR"})))  # a client may send one id twice
+    assert alone is not None
+    assert alone.pool == ""
+    outcome = table.finished(entry)
     assert outcome is not None
-    assert (outcome.pool, outcome.reason) == ("ns/pool", "client_cancelled")
+    assert (outcome.id, outcome.pool, outcome.reason) == ("1", "ns/pool", "client_cancelled")
     assert len(table) == 0
+    assert not table._asked_for
+
+
+def test_too_many_without_an_entry_are_given_up_before_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("picker.inflight._MOST", 2)
+    table = InFlight()
+    for number in range(5):
+        table.started(decision(str(number)), 1, now=0.0)
+    assert [lost.id for lost in table.expired(now=1.0)] == ["0", "1", "2"]
+    assert len(table) == 2
 
 
 def test_a_decision_without_endpoints_is_our_mistake() -> None:
@@ -143,6 +157,15 @@ def test_ghosts_are_not_counted_unless_the_engine_may_hang() -> None:
     table.on_scrape("a:1", Load(running=0), sent_at=9.6)
     assert table.finished(ended("lost")) is not None
     assert (table.count("a:1"), table.tokens("a:1")) == (1, 30)
+
+
+def test_an_answer_of_a_fallback_does_not_vouch_for_an_engine_that_hangs() -> None:
+    table = InFlight()
+    table.started(decision("hangs"), 10, now=0.0)
+    table.started(decision("retried"), 10, now=1.0)
+    assert table.finished(ended("retried", endpoint="b:1", attempts=2)) is not None
+    table.on_scrape("a:1", Load(), sent_at=9.0)
+    assert table.count("a:1") == 1
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 from penstock.sim.server import several
 from picker.inflight import LogEntry
 from picker.load import Load
+from picker.scorers import waiting
 from picker.scrape import BadPage, Scraper, ScrapeSettings, page_of
 from picker.signals import Signals
 from tests.picker.test_inflight import decision
@@ -55,6 +56,32 @@ def test_failures_count_and_keep_the_last_figures() -> None:
     signals.scraped(str(A), Load(running=3, scraped=1.0), sent_at=0.5)
     assert [signals.failed(str(A)), signals.failed(str(A))] == [1, 2]
     assert signals.loads("ns/p")[str(A)] == Load(running=3, scraped=1.0, errors=2)
+
+
+def test_figures_belong_to_their_own_scrape_also_while_the_next_runs_or_fails() -> None:
+    signals = Signals()
+    signals.update({"ns/p": [A]})
+    signals.asked(str(A))
+    signals.scraped(str(A), Load(waiting=4, scraped=1.0), sent_at=0.5)
+    signals.started(decision("1", str(A)), now=1.5)
+    for now in (2.0, 3.0):  # an engine under load answers /metrics late, when what was sent matters most
+        signals.asked(str(A))
+        signals.started(decision(f"at {now}", str(A)), now=now)
+        assert signals.loads("ns/p")[str(A)].inflight_at_scrape == 0
+        signals.failed(str(A))
+    assert waiting(signals.loads("ns/p")[str(A)]) == 4 + 3
+
+
+def test_a_ghost_is_no_request_that_ended_since_the_scrape() -> None:
+    signals = Signals()
+    signals.update({"ns/p": [A]})
+    signals.started(decision("lost", str(A)), now=0.0)
+    signals.started(decision("later", str(A)), now=1.0)
+    assert signals.finished(LogEntry(id="later", status=200, endpoint=str(A))) is not None
+    signals.asked(str(A))
+    signals.scraped(str(A), Load(waiting=4, running=0, scraped=9.0), sent_at=9.0)
+    load = signals.loads("ns/p")[str(A)]
+    assert (load.inflight, load.inflight_at_scrape) == (0, 0)
 
 
 def test_an_endpoint_that_comes_back_has_no_old_figures() -> None:
