@@ -79,7 +79,7 @@ def test_a_ghost_is_no_request_that_ended_since_the_scrape() -> None:
     signals.started(decision("later", str(A)), now=1.0)
     assert signals.finished(LogEntry(id="later", status=200, endpoint=str(A))) is not None
     signals.asked(str(A))
-    signals.scraped(str(A), Load(waiting=4, running=0, scraped=9.0), sent_at=9.0)
+    signals.scraped(str(A), Load(scraped=9.0), sent_at=9.0)
     load = signals.loads("ns/p")[str(A)]
     assert (load.inflight, load.inflight_at_scrape) == (0, 0)
 
