@@ -103,11 +103,11 @@ class ExtProcServer:
 
         return Handlers()
 
-    async def _process(self, requests: AsyncIterator[bytes], context: Any) -> None:
+    async def _process(self, _requests: AsyncIterator[bytes], context: Any) -> None:
         pool = next((str(value) for key, value in context.invocation_metadata() or () if key == POOL_KEY), "")
         session = ExtProcSession(self._decider, pool, self._next_id(), self._max_body)
         try:
-            async for data in requests:
+            while (data := await context.read()) is not grpc.aio.EOF:  # `async for` costs an async generator
                 now = time.monotonic()
                 event = decode(data)
                 if event is None:
