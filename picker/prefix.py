@@ -7,11 +7,13 @@ the match is contiguous, a chain loses its tail first, and the capacity is the s
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from struct import Struct
 
 from xxhash import xxh3_64_intdigest
 
 BLOCK_TOKENS = 64
 BLOCK_BYTES = BLOCK_TOKENS * 4
+_BLOCKS = Struct(f"{BLOCK_BYTES}s")
 MAX_BLOCKS = 2048  # of one prompt: 131072 tokens; what follows does not tell endpoints apart any more
 DEFAULT_TOKENS = 31250 * 16  # an endpoint's cache where the server does not say: 500 000 tokens
 MAX_ENDPOINT_BLOCKS = 1 << 16  # of one endpoint: 4 million tokens
@@ -21,12 +23,8 @@ MAX_POOL_BLOCKS = 1 << 21  # of all endpoints of one pool: a few hundred MB at w
 def hash_blocks(prompt: bytes, model: str, salt: str = "") -> list[int]:
     """Chained hashes of the whole blocks of `prompt`, at most MAX_BLOCKS; other models and salts share nothing."""
     seed = xxh3_64_intdigest(f"{model}\0{salt}".encode())
-    view = memoryview(prompt)
-    out = []
-    for start in range(0, min(len(prompt) // BLOCK_BYTES, MAX_BLOCKS) * BLOCK_BYTES, BLOCK_BYTES):
-        seed = xxh3_64_intdigest(view[start : start + BLOCK_BYTES], seed)
-        out.append(seed)
-    return out
+    whole = memoryview(prompt)[: min(len(prompt) // BLOCK_BYTES, MAX_BLOCKS) * BLOCK_BYTES]
+    return [seed := xxh3_64_intdigest(block, seed) for (block,) in _BLOCKS.iter_unpack(whole)]
 
 
 class PrefixIndex:
