@@ -15,33 +15,25 @@ from xds_server.translate.encode import pack
 
 _NOT_REACHED = "connect-failure,refused-stream,reset-before-request"
 _FALLBACKS = 2  # the picker names three endpoints
+_BACKOFF = RetryPolicyRetryBackOff(base_interval=timedelta(milliseconds=5), max_interval=timedelta(milliseconds=50))
 
 
 def retry_policy(action: Forward, *, pools: bool) -> RetryPolicy | None:
     """The route's own policy, else the one of pools, else none."""
-    if action.retry is None:
-        if not pools:
-            return None
-        return RetryPolicy(
-            retry_on=f"{_NOT_REACHED},retriable-status-codes",
-            retriable_status_codes=[503],
-            num_retries=_FALLBACKS,
-            retry_host_predicate=[_previous_hosts()],
-            host_selection_retry_max_attempts=3,
-            retry_back_off=RetryPolicyRetryBackOff(
-                base_interval=timedelta(milliseconds=5), max_interval=timedelta(milliseconds=50)
-            ),
-        )
+    if action.retry is None and not pools:
+        return None
     policy = RetryPolicy(
         retry_on=f"{_NOT_REACHED},retriable-status-codes",
-        retriable_status_codes=list(action.retry.codes),
-        num_retries=action.retry.attempts,
+        retriable_status_codes=[503] if action.retry is None else list(action.retry.codes),
+        num_retries=_FALLBACKS if action.retry is None else action.retry.attempts,
         retry_host_predicate=[_previous_hosts()],
         host_selection_retry_max_attempts=3,
     )
     if action.timeouts.backend_request:
         policy.per_try_timeout = timedelta(seconds=action.timeouts.backend_request)
-    if action.retry.backoff:
+    if action.retry is None:
+        policy.retry_back_off = _BACKOFF
+    elif action.retry.backoff:
         policy.retry_back_off = RetryPolicyRetryBackOff(base_interval=timedelta(seconds=action.retry.backoff))
     return policy
 

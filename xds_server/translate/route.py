@@ -16,6 +16,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     QueryParameterMatcher,
     RedirectAction,
     RedirectActionRedirectResponseCode as RedirectCode,
+    RetryPolicy,
     Route as EnvoyRoute,
     RouteAction,
     RouteActionClusterNotFoundResponseCode,
@@ -99,12 +100,13 @@ def _string(found: ValueMatch) -> StringMatcher:
 def _forward(envoy: EnvoyRoute, found: Route, action: Forward, plane: DataPlane) -> None:
     served = [each for each in action.backends if each.weight > 0]
     pools = any(each.backend and each.backend.pool for each in served)
+    policy = retry_policy(action, pools=pools)
     envoy.route = RouteAction(
-        timeout=_timeout(action),
+        timeout=_timeout(action, policy),
         idle_timeout=timedelta(seconds=plane.stream_idle) if pools else None,
         cluster_not_found_response_code=RouteActionClusterNotFoundResponseCode.INTERNAL_SERVER_ERROR,
         request_mirror_policies=[_mirror(each) for each in action.mirrors],
-        retry_policy=retry_policy(action, pools=pools),
+        retry_policy=policy,
     )
     _rewrite(envoy.route, action, found.match.path)
     per_filter, rest = _split(found.headers) if pools else ({}, found.headers)
@@ -147,12 +149,11 @@ def _split(filters: tuple[HeaderFilter, ...]) -> tuple[dict[str, AnyMessage], tu
     return ({ROUTE_HEADERS: pack(before)} if before else {}), after
 
 
-def _timeout(action: Forward) -> timedelta:
-    """Gateway API has no default; with retries `backendRequest` bounds a try (see retry.py), else the request."""
-    limit = action.timeouts.request
-    if limit is None and action.retry is None:
-        limit = action.timeouts.backend_request
-    return timedelta(seconds=limit) if limit else _NO_LIMIT
+def _timeout(action: Forward, policy: RetryPolicy | None) -> timedelta:
+    """Gateway API has no default; where a policy may try again, `backendRequest` bounds each try (see retry.py)."""
+    limits = [action.timeouts.request, None if policy else action.timeouts.backend_request]
+    shortest = min((limit for limit in limits if limit), default=None)
+    return timedelta(seconds=shortest) if shortest else _NO_LIMIT
 
 
 def _mirror(found: Mirror) -> RouteActionRequestMirrorPolicy:
