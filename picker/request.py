@@ -17,12 +17,16 @@ from picker.errors import BadRequest
 Dialect = Literal["openai", "anthropic"]
 
 MAX_BODY = 32 << 20  # bytes; images travel inline as base64
+MAX_PARTS = (
+    1 << 17
+)  # messages, parts of them, prompts of a batch: what has more would hold up everybody else's requests
 
 # The first of each list that is present wins; the later ones are what earlier releases and coding agents send.
 OBJECTIVE_HEADERS = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
 FAIRNESS_HEADERS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
 SESSION_HEADERS = ("x-session-id", "x-session-token", "x-claude-code-session-id", "x-session-affinity", "session-id")
 DEFAULT_FLOW = "default-flow"
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ def parse(headers: Mapping[str, str], body: bytes, max_body: int = MAX_BODY) -> 
         raise BadRequest("the field 'model' is required", "model")
     if model is not None and (not isinstance(model, str) or (not model and kind.model_required)):
         raise BadRequest("the field 'model' must be a string that is not empty", "model")
+    if model and _CONTROL.search(model):  # such a header cannot be sent: Envoy would answer 503 for the server
+        raise BadRequest("the field 'model' has control characters", "model")
     salt = content.get("cache_salt")
     return InferenceRequest(
         path=_path(headers),
@@ -104,6 +110,7 @@ def _messages(content: Mapping[str, Any]) -> bytes:
     if not isinstance(messages, list):
         raise BadRequest("the field 'messages' must be a list of objects", "messages")
     parts: list[bytes] = []
+    _count(messages, "messages", parts)
     tools = content.get("tools")
     if tools:
         parts.append(_bytes(tools, "tools"))
@@ -127,9 +134,14 @@ def _role(message: Mapping[str, Any]) -> bytes:
     return b"\0%s\0" % role.encode() if isinstance(role, str) else b"\0\0"
 
 
+def _count(items: list[Any], name: str, parts: list[bytes]) -> None:
+    if len(items) + len(parts) > MAX_PARTS:
+        raise BadRequest(f"the field '{name}' has too many parts", name)
+
+
 def _bytes(value: Any, name: str) -> bytes:
     try:
-        return orjson.dumps(value)
+        return bytes(memoryview(orjson.dumps(value)))  # copied: what orjson returns takes 4 KB, however short it is
     except orjson.JSONEncodeError:  # it reads 1024 levels and writes 254
         raise BadRequest(f"the field '{name}' is nested too deeply", name) from None
 
@@ -139,6 +151,7 @@ def _content(content: Any, name: str, parts: list[bytes]) -> None:
     if isinstance(content, str):
         parts.append(content.encode())
     elif isinstance(content, list):
+        _count(content, name, parts)
         for part in content:
             if isinstance(part, dict) and isinstance(part.get("text"), str):
                 parts.append(part["text"].encode())
@@ -159,6 +172,7 @@ def _tokens_or_text(value: Any, name: str) -> bytes:
     if value and isinstance(value[0], int):
         return _tokens(value, name)
     parts: list[bytes] = []
+    _count(value, name, parts)
     for item in value:
         if isinstance(item, str):
             parts.append(item.encode())
@@ -198,6 +212,8 @@ def _responses(content: Mapping[str, Any]) -> bytes:
     items = content.get("input")
     if items is not None and not isinstance(items, (str, list)):
         raise BadRequest("the field 'input' must be a string or a list", "input")
+    if isinstance(items, list):
+        _count(items, "input", parts)
     for item in [{"role": "user", "content": items}] if isinstance(items, str) else items or ():
         if isinstance(item, dict) and "content" in item:
             parts.append(_role(item))

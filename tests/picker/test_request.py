@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from picker.errors import BadRequest
-from picker.request import DEFAULT_FLOW, InferenceRequest, parse, with_model, without_body
+from picker.request import DEFAULT_FLOW, MAX_PARTS, InferenceRequest, parse, with_model, without_body
 
 CHAT = "/v1/chat/completions"
 
@@ -109,6 +109,29 @@ def test_mistakes_are_400_and_name_the_field(path: str, body: Any, param: str) -
     with pytest.raises(BadRequest) as caught:
         post(path, body)
     assert (caught.value.status, caught.value.reason, caught.value.param) == (400, "bad_request", param)
+
+
+@pytest.mark.parametrize(
+    ("path", "param", "body"),
+    [
+        ("/v1/completions", "prompt", {"prompt": [{}] * (MAX_PARTS + 1)}),
+        (CHAT, "messages", {"messages": [{}] * (MAX_PARTS + 1)}),
+        (CHAT, "messages", {"messages": [{"content": [{}] * (MAX_PARTS // 2)}] * 3}),
+        ("/v1/responses", "input", {"input": [{}] * (MAX_PARTS + 1)}),
+    ],
+)
+def test_more_parts_than_anybody_writes_are_400(path: str, param: str, body: dict[str, Any]) -> None:
+    """One body must not hold up the event loop for seconds."""
+    with pytest.raises(BadRequest) as caught:
+        post(path, {"model": "m", **body})
+    assert (caught.value.status, caught.value.param) == (400, param)
+
+
+@pytest.mark.parametrize("model", ["a\nb", "a\r\nx-evil: 1", "\0", "a\x7f"])
+def test_a_model_that_cannot_be_a_header_is_400(model: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        post("/v1/completions", {"model": model})
+    assert (caught.value.status, caught.value.param) == (400, "model")
 
 
 def test_a_body_that_is_too_large_is_413() -> None:
