@@ -4,6 +4,7 @@ Sources: Kubernetes `v1` and `discovery.k8s.io/v1`. Their schemas are open here:
 """
 
 import base64
+import ipaddress
 
 from xds_server.model.objects import (
     ConfigMap,
@@ -17,7 +18,6 @@ from xds_server.model.objects import (
     SliceEndpoint,
 )
 from xds_server.parse.fields import Fields
-from xds_server.parse.gateway import is_ip
 
 SERVICE_NAME = "kubernetes.io/service-name"
 SERVICE_TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
@@ -115,9 +115,8 @@ def slice_endpoint(f: Fields, *, ip: bool) -> SliceEndpoint:
 
     f.open()
     addresses = f.texts("addresses", low=1)
-    for index, address in enumerate(addresses):
-        if ip:
-            check_ip(f, f"addresses[{index}]", address)
+    if ip:
+        addresses = tuple(checked(f, f"addresses[{index}]", text) for index, text in enumerate(addresses))
     ready, serving, terminating = f.optional("conditions", conditions, (True, True, False))
     zone, node, pod = f.text("zone", ""), f.text("nodeName", ""), f.optional("targetRef", target, "")
     return SliceEndpoint(addresses, ready, serving, terminating, zone, node, pod)
@@ -177,10 +176,12 @@ def pod_status(f: Fields) -> tuple[str, bool]:
 
 def checked_ip(f: Fields, name: str) -> str:
     found = f.text(name, "")
-    return check_ip(f, name, found) if found else ""
+    return checked(f, name, found) if found else ""
 
 
-def check_ip(f: Fields, name: str, text: str) -> str:
-    if not is_ip(text):
+def checked(f: Fields, name: str, text: str) -> str:
+    """An IP address as Envoy writes it: an endpoint is found again by its text (`fd00:0::1` is `fd00::1`)."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
         f.fail(name, f"must be an IPv4 or IPv6 address, got {f.document.shown(text)}; names are not resolved")
-    return text
