@@ -31,7 +31,8 @@ def gateway_class(root: Fields, meta: Meta) -> GatewayClass:
 
 def gateway(root: Fields, meta: Meta) -> Gateway:
     def spec(f: Fields) -> Gateway:
-        f.ignore("allowedListeners", "defaultScope", "infrastructure", "tls")
+        f.ignore("allowedListeners", "defaultScope", "infrastructure")
+        f.optional("tls", gateway_tls, None)
         name = f.text("gatewayClassName", form=NAME)
         listeners = f.each("listeners", lambda item: listener(item, meta.namespace), low=1, high=64, unique="name")
         distinct_listeners(f, listeners)
@@ -41,6 +42,13 @@ def gateway(root: Fields, meta: Meta) -> Gateway:
         return Gateway(meta, name, listeners, addresses)
 
     return root.child("spec", spec)
+
+
+def gateway_tls(f: Fields) -> None:
+    """Refused where it would let in whom it should keep out: nobody here checks the certificates of clients."""
+    f.ignore("backend")
+    if f.has("frontend"):
+        f.fail("frontend", "is not supported: certificates of clients are not checked; remove it", "UnsupportedValue")
 
 
 def distinct_listeners(f: Fields, listeners: tuple[Listener, ...]) -> None:
