@@ -17,9 +17,7 @@ from picker.errors import BadRequest
 Dialect = Literal["openai", "anthropic"]
 
 MAX_BODY = 32 << 20  # bytes; images travel inline as base64
-MAX_PARTS = (
-    1 << 17
-)  # messages, parts of them, prompts of a batch: what has more would hold up everybody else's requests
+MAX_PARTS = 1 << 17  # messages, parts of them, prompts of a batch: more would hold up the requests of all others
 
 # The first of each list that is present wins; the later ones are what earlier releases and coding agents send.
 OBJECTIVE_HEADERS = ("x-llm-d-inference-objective", "x-gateway-inference-objective")

@@ -64,7 +64,7 @@ _USAGE = {
     "completion_tokens": ("usage", "completion_tokens"),
     "cached_tokens": ("usage", "prompt_tokens_details", "cached_tokens"),
 }
-_JSON = RegexMatcher(regex=r"application/json(?:\s*;.*)?")  # servers and clients do send "; charset=utf-8"
+_JSON = RegexMatcher(regex=r"(?i)application/json(?:\s*;.*)?")  # servers and clients do send "; charset=utf-8"
 _SKIP = ProcessingMode(
     request_header_mode=Send.SKIP,
     response_header_mode=Send.SKIP,

@@ -60,14 +60,14 @@ def openai() -> LocalReplyConfig:
             _mapper(_flags("NR"), no_route),
             _mapper(_flags(*_UPSTREAM_FLAGS), upstream),
             _mapper(_details("request_payload_too_large"), too_large),
-            _mapper(_details("ext_proc"), no_picker),
+            _mapper(_details("ext_proc"), no_picker, 503),  # a timeout would be 504, as if the model server were late
         ]
     )
 
 
-def _mapper(when: AccessLogFilter, body: dict[str, Any]) -> ResponseMapper:
+def _mapper(when: AccessLogFilter, body: dict[str, Any], status: int | None = None) -> ResponseMapper:
     form = SubstitutionFormatString(json_format=Struct.from_dict(body), content_type="application/json")
-    return ResponseMapper(filter=when, body_format_override=form)
+    return ResponseMapper(filter=when, body_format_override=form, status_code=status)
 
 
 def _all(*filters: AccessLogFilter) -> AccessLogFilter:
