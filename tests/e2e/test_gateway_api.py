@@ -1,10 +1,11 @@
 """Gateway API beside inference: TLS, filters, timeouts, retries and grants, for a plain Service behind the real Envoy."""
 
 import base64
-import datetime
+import datetime as dt
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -51,11 +52,11 @@ def certificate(name: str) -> tuple[bytes, bytes]:
     """A self-signed certificate and its key, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     made = (
         x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -207,9 +208,9 @@ def trusting(pem: bytes) -> ssl.SSLContext:
 async def over_tls(gateway: World, pem: bytes) -> int:
     """The status of a request on a new connection that trusts `pem` alone."""
     url = gateway.url("/plain", 8443, "https")
-    async with aiohttp.ClientSession() as session:
-        async with session.get(url, ssl=trusting(pem), server_hostname=NAME, headers={"host": NAME}) as response:
-            return response.status
+    options: dict[str, Any] = {"ssl": trusting(pem), "server_hostname": NAME, "headers": {"host": NAME}}
+    async with aiohttp.ClientSession() as session, session.get(url, **options) as response:
+        return response.status
 
 
 async def test_https_with_the_certificate_of_the_secret(gateway: World, pair: tuple[bytes, bytes]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -63,7 +64,7 @@ class Site:
                 return response.status, str(answer.get("error", {}).get("code", ""))
 
 
-async def penstock(*arguments: str, **options: int) -> asyncio.subprocess.Process:
+async def penstock(*arguments: str, **options: Any) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(sys.executable, "-m", "penstock.cli", *arguments, **options)
 
 
