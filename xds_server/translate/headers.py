@@ -7,6 +7,7 @@ from envoy_data_plane.envoy.config.core.v3 import HeaderValue, HeaderValueOption
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutationPerRoute, Mutations
 
 from xds_server.model.objects import HeaderFilter
+from xds_server.translate.names import ALIASES
 
 _ADD = HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD
 _SET = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
@@ -27,9 +28,16 @@ def on_route(filters: Iterable[HeaderFilter]) -> dict[str, list[HeaderValueOptio
 
 
 def as_filter(filters: Iterable[HeaderFilter]) -> HeaderMutationPerRoute | None:
-    """The request part as a per-route header_mutation, which runs before the picker is asked; None if there is none."""
-    mutations: list[HeaderMutation] = []
-    for each in filters:
+    """The request part as a per-route header_mutation, which runs before the picker is asked; None if there is none.
+
+    A header that the picker also knows by another name is removed under that one: what a route sets, no client overrules.
+    """
+    found = tuple(filters)
+    names = {name for each in found for name in (*(name for name, _ in (*each.set, *each.add)), *each.remove)}
+    mutations = [
+        HeaderMutation(remove=other) for name, other in ALIASES.items() if name in names and other not in names
+    ]
+    for each in found:
         mutations += [HeaderMutation(append=added) for added in _options(each)]
         mutations += [HeaderMutation(remove=name) for name in each.remove]
     return HeaderMutationPerRoute(mutations=Mutations(request_mutations=mutations)) if mutations else None

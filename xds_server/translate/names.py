@@ -9,6 +9,14 @@ SERVED = "x-gateway-destination-endpoint-served"
 MODEL_HEADER = "x-gateway-model-name"
 AI_NAMESPACE = "ai"  # dynamic metadata: model, error, prompt_tokens, completion_tokens, cached_tokens
 
+# Two names of one thing: llm-d's and that of the Inference Extension. The picker takes either from a client.
+_ASKED = ("inference-objective", "inference-fairness-id")
+ALIASES = {
+    f"x-{one}-{name}": f"x-{other}-{name}"
+    for name in _ASKED
+    for one, other in (("gateway", "llm-d"), ("llm-d", "gateway"))
+}
+
 # Ours. A client's copies are removed before anything looks at them.
 PENSTOCK_NAMESPACE = "penstock"  # dynamic metadata: id of the decision
 POOL_METADATA = "x-penstock-pool"  # gRPC initial metadata of a picker stream: "ns/name"
