@@ -11,6 +11,7 @@ from observability import catalogue as c
 from observability.registry import Capped, Counter, Family, Registry, Sample
 from picker.facts import Decision, Outcome, Reason
 from picker.load import Load
+from xds_server.model.graph import Pool
 
 _CLASSES: Mapping[Reason, str] = MappingProxyType(
     {
@@ -109,6 +110,7 @@ class Recorder:
         self.models = Capped(models, cap)  # `pin` the names in routes and pools whenever they change
         self.targets = Capped(models, cap)
         self._endpoints = Capped(cap=endpoints)
+        self._present: set[str] = set()  # endpoints of the pools
         self._requests: dict[_Key, _Requests] = {}
         self._picks: dict[tuple[str, str], _Picks] = {}
         self._open: dict[str, _Requests] = {}
@@ -197,6 +199,21 @@ class Recorder:
                 else:
                     under(cached - predicted)
         return output
+
+    def configured(self, pools: Iterable[Pool]) -> None:
+        """The pools that exist now: their names of models always are labels, and endpoints that are gone are none."""
+        held = tuple(pools)
+        rules = [rule for pool in held for rewrite in pool.rewrites for rule in rewrite.rules]
+        asked = [
+            *(objective.models for pool in held for objective in pool.objectives),
+            *(rule.models for rule in rules),
+        ]
+        self.models.pin(model for models in asked for model in models)
+        self.targets.pin(target for rule in rules for target, _ in rule.targets)
+        endpoints = {str(endpoint) for pool in held for endpoint in pool.endpoints}
+        for gone in self._present - endpoints:
+            self.forget(gone)
+        self._present = endpoints
 
     def forget(self, endpoint: str) -> None:
         """The endpoint is gone: its series end, and its place under the cap is free."""

@@ -88,11 +88,7 @@ class Gateway:
         self.picker.update(graph.pools)
         self.signals.update({name: pool.endpoints for name, pool in graph.pools.items()})
         self.scraper.update(endpoint for pool in graph.pools.values() for endpoint in pool.endpoints)
-        for pool in graph.pools.values():
-            self.recorder.models.pin(model for objective in pool.objectives for model in objective.models)
-            self.recorder.targets.pin(
-                to for rewrite in pool.rewrites for rule in rewrite.rules for to, _ in rule.targets
-            )
+        self.recorder.configured(graph.pools.values())
         self.serving.set(True)
 
     def _samples(self) -> Iterator[Sample]:

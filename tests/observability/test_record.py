@@ -11,6 +11,8 @@ from observability.registry import Distribution, Registry
 from picker.facts import Decision, Outcome, Reason, Refused
 from picker.load import Load
 from xds_server.facts import Acked, Connected, Disconnected, Nacked, Node, Pushed
+from xds_server.model.graph import Backend, Endpoint, Objective, Pool
+from xds_server.model.objects import InferenceModelRewrite, Meta, ObjectRef, RewriteRule
 
 DECISION = Decision(
     *("r1", 100.0, "ns/p", "llama", "llama-v2", "chat", 1, "tenant", True, ("10.0.0.1:8000", "10.0.0.2:8000")),
@@ -230,3 +232,25 @@ def test_an_empty_pool_has_no_mean() -> None:
     samples = list(load_samples("ns/p", {}, 1.0, stale_after=5.0))
     assert c.POOL_KV_CACHE_UTILIZATION not in [sample.metric for sample in samples]
     assert [sample.value for sample in samples] == [0, 0, 0, 0]
+
+
+def test_every_pool_pins_its_models_and_endpoints_that_are_gone_leave() -> None:
+    def pool(name: str, address: str) -> Pool:
+        ref = ObjectRef("", "InferencePool", "ns", name)
+        rule = RewriteRule((f"{name}-asked",), ((f"{name}-target", 1),))
+        rewrite = InferenceModelRewrite(Meta(ref), ref, (rule,))
+        objective = Objective("o", 1, (f"{name}-model",))
+        return Pool(ref, Backend(name, ref, pool=True), (Endpoint(address, 80),), (objective,), (rewrite,))
+
+    registry = Registry()
+    recorder = Recorder(registry, cap=0)
+    recorder.configured([pool("a", "10.0.0.1"), pool("b", "10.0.0.2")])
+    for name in ("a", "b"):
+        assert recorder.models.admit(f"{name}-model") == f"{name}-model"
+        assert recorder.models.admit(f"{name}-asked") == f"{name}-asked"
+        assert recorder.targets.admit(f"{name}-target") == f"{name}-target"
+    recorder.observe(replace(DECISION, endpoints=("10.0.0.1:80",)))
+    recorder.observe(replace(DECISION, id="r2", endpoints=("10.0.0.2:80",)))
+    recorder.configured([pool("b", "10.0.0.2")])
+    assert recorder.models.admit("a-model") == c.OTHER
+    assert total(registry, c.PICKS_TOTAL) == total(registry, c.PICKS_TOTAL, endpoint="10.0.0.2:80") == 1
