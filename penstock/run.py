@@ -112,7 +112,8 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         )
         await _serve_picker(gateway, stack)
         await _serve_telemetry(gateway, stack)
-        tasks = await stack.enter_async_context(_cancelled())
+        log_to = stack.enter_context(_stream(settings.request_log)) if settings.request_log else None
+        tasks = await stack.enter_async_context(_cancelled())  # ends first: the last lines are written to an open file
         for work in (
             files.watch(settings.manifests, gateway.states, settings.poll),
             reconcile(gateway.states, gateway.graphs, gateway.snapshots, plane, gateway.observe, settings.pace),
@@ -122,8 +123,8 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             _measure_lag(gateway.registry),
         ):
             tasks.create_task(work)
-        if settings.request_log:
-            request_log = RequestLog(stack.enter_context(_stream(settings.request_log)), rate=settings.request_log_rate)
+        if log_to:
+            request_log = RequestLog(log_to, rate=settings.request_log_rate)
             gateway.watch(request_log.observe)
             gateway.registry.collect(request_log.collect)
             tasks.create_task(request_log.run())
