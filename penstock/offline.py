@@ -15,6 +15,7 @@ from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from ruamel.yaml import YAML
 
+from penstock.arguments import listen_of
 from xds_server import status
 from xds_server.model.graph import Graph
 from xds_server.resolve import resolve
@@ -31,8 +32,6 @@ _MESSAGES: dict[str, tuple[str, Any]] = {
 
 
 def main(given: argparse.Namespace) -> int:
-    from penstock.cli import listen_of  # noqa: PLC0415  the command line imports this module
-
     try:
         state = files.read(given.directory).state
     except OSError as error:

@@ -3,32 +3,36 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from observability import catalogue
 from observability.record import short_type
 from observability.registry import Sample
+from picker.picker import Picker
+from picker.signals import Signals
 from xds_server import status
 from xds_server.facts import Nacked, NodeStatus
+from xds_server.latest import Latest
 from xds_server.model.graph import Graph
 from xds_server.model.objects import Problem
+from xds_server.server import Fleets
 from xds_server.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from penstock.run import Gateway
 
 log = logging.getLogger("penstock")
 _NOTHING = Snapshot()
 
 
 class Report:
-    """One per gateway."""
+    """One per gateway; reads what the parts publish, owns nothing but what it has told. `observe` subscribes to facts."""
 
-    def __init__(self, gateway: "Gateway") -> None:
-        self._gateway = gateway
+    def __init__(self, graphs: Latest[Graph], snapshots: Latest[Fleets], picker: Picker, signals: Signals) -> None:
+        self.proxies: Iterable[NodeStatus] = ()  # the live ones; the ADS server sets its own view
+        self._graphs = graphs
+        self._snapshots = snapshots
+        self._picker = picker
+        self._signals = signals
         self._told: frozenset[Problem] = frozenset()
-        gateway.watch(self._observe)
 
     def changed(self, graph: Graph) -> None:
         """Log each problem once, and once that it is gone."""
@@ -40,35 +44,23 @@ class Report:
         self._told = found
 
     def problems(self, graph: Graph) -> tuple[Problem, ...]:
-        return (*graph.problems, *self._gateway.picker.problems)
-
-    def addresses(self) -> str:
-        """Where the gateway, Envoy's admin and the telemetry are."""
-        settings, graph = self._gateway.settings, self._gateway.graphs.value
-        plane = settings.plane(self._gateway.folder)
-        sockets = [plane.socket(port.number) for port in graph.ports] if graph else []
-        listeners = ", ".join(f"{host}:{port}" for host, port in sockets) or "no listener yet"
-        admin = (
-            f", Envoy's admin http://{settings.proxy.admin}" if settings.proxy.start and settings.proxy.admin else ""
-        )
-        telemetry = f", telemetry http://{settings.telemetry}/metrics and /status" if settings.telemetry else ""
-        return f"gateway {listeners}{admin}{telemetry}"
+        return (*graph.problems, *self._picker.problems)
 
     def status(self) -> dict[str, Any]:
         """What /status serves: objects and their conditions, problems, the proxies and what they refused, the pools."""
-        graph = self._gateway.graphs.value
+        graph = self._graphs.value
         if graph is None:
             return {"ready": False, "objects": [], "problems": [], "proxies": [], "pools": {}}
         return {
             "ready": True,
             "objects": status.render(graph),
             "problems": [str(problem) for problem in self.problems(graph)],
-            "proxies": [_proxy(each) for each in self._proxies()],
+            "proxies": [_proxy(each) for each in self.proxies],
             "pools": {name: self._pool(name) for name in graph.pools},
         }
 
     def samples(self) -> Iterator[Sample]:
-        graph, snapshots = self._gateway.graphs.value, self._gateway.snapshots.value
+        graph, snapshots = self._graphs.value, self._snapshots.value
         if graph is not None:
             kinds = Counter(problem.ref.kind if problem.ref else "unreadable" for problem in self.problems(graph))
             for kind, count in sorted(kinds.items()):
@@ -76,20 +68,16 @@ class Report:
         for url, found in (snapshots or {}).get("", _NOTHING).resources.items():
             yield Sample(catalogue.XDS_RESOURCES, {"type": short_type(url)}, len(found))
 
-    def _observe(self, fact: object) -> None:
+    def observe(self, fact: object) -> None:
         if isinstance(fact, Nacked):
             who = ", ".join(fact.blamed) or "a resource"
             log.error("proxy %s refused %s (%s): %s", fact.node.id, who, short_type(fact.type_url), fact.error)
 
-    def _proxies(self) -> list[NodeStatus]:
-        server = self._gateway.fleet
-        return list(server.fleet) if server is not None else []
-
     def _pool(self, name: str) -> dict[str, Any]:
         now = time.monotonic()
-        loads = self._gateway.signals.loads(name)
+        loads = self._signals.loads(name)
         return {
-            "saturation": self._gateway.picker.saturation(name, now),
+            "saturation": self._picker.saturation(name, now),
             "endpoints": {
                 endpoint: {
                     "inflight": load.inflight,

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +25,7 @@ from observability.registry import Registry, Sample
 from observability.server import application
 from penstock import envoy
 from penstock.bootstrap import bootstrap
+from penstock.process import UserError
 from penstock.report import Report
 from penstock.settings import Settings
 from picker.completions import access_log_handler
@@ -61,12 +62,22 @@ class Gateway:
         self.signals = Signals()
         self.scraper = Scraper(self.signals)
         self.picker = Picker(self.signals)
-        self.fleet: ads.AdsServer | None = None
         self.envoy: envoy.Envoy | None = None
-        self._observers: list[Observe] = [self.recorder.observe]
+        self.report = Report(self.graphs, self.snapshots, self.picker, self.signals)
+        self._observers: list[Observe] = [self.recorder.observe, self.report.observe]
         self._duration = self.registry.histogram(catalogue.TRANSLATE_DURATION_SECONDS).bind()
         self.registry.collect(self._samples)
-        self.report = Report(self)
+
+    def addresses(self) -> str:
+        """Where the gateway, Envoy's admin and the telemetry are."""
+        settings, graph = self.settings, self.graphs.value
+        plane = settings.plane(self.folder)
+        sockets = [plane.socket(port.number) for port in graph.ports] if graph else []
+        listeners = ", ".join(f"{host}:{port}" for host, port in sockets) or "no listener yet"
+        proxy = settings.proxy
+        admin = f", Envoy's admin http://{proxy.admin}" if proxy.start and proxy.admin else ""
+        telemetry = f", telemetry http://{settings.telemetry}/metrics and /status" if settings.telemetry else ""
+        return f"gateway {listeners}{admin}{telemetry}"
 
     def watch(self, observe: Observe) -> None:
         self._observers.append(observe)
@@ -106,10 +117,8 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-")))
         gateway = Gateway(settings, folder)
         plane = settings.plane(folder)
-        sockets = [f"unix:{folder / 'xds.sock'}"]
-        gateway.fleet = await stack.enter_async_context(
-            ads.serve([*sockets, *settings.xds], gateway.snapshots, gateway.observe)
-        )
+        xds = f"unix:{folder / 'xds.sock'}"
+        await _serve_xds(gateway, stack, xds)
         await _serve_picker(gateway, stack)
         await _serve_telemetry(gateway, stack)
         log_to = stack.enter_context(_stream(settings.request_log)) if settings.request_log else None
@@ -130,7 +139,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             tasks.create_task(request_log.run())
         await gateway.snapshots.get()  # an Envoy that comes before the first sync is sent away and waits
         if settings.proxy.start:
-            gateway.envoy = await stack.enter_async_context(_envoy(settings, folder, sockets[0]))
+            gateway.envoy = await stack.enter_async_context(_envoy(settings, folder, xds))
             tasks.create_task(gateway.envoy.wait())
         yield gateway
 
@@ -158,12 +167,31 @@ def _stream(name: str) -> BinaryIO:
     return sys.stdout.buffer if name == "-" else Path(name).open("ab", buffering=0)
 
 
+@contextmanager
+def _binding(option: str, where: str) -> Iterator[None]:
+    """A port that is taken is for the user to mend."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"cannot listen on {where}: {error}; end what listens there, or choose another {option}"
+        ) from error
+
+
+async def _serve_xds(gateway: Gateway, stack: AsyncExitStack, xds: str) -> None:
+    addresses = [xds, *gateway.settings.xds]
+    with _binding("--xds", ", ".join(addresses)):
+        server = await stack.enter_async_context(ads.serve(addresses, gateway.snapshots, gateway.observe))
+    gateway.report.proxies = server.fleet
+
+
 async def _serve_picker(gateway: Gateway, stack: AsyncExitStack) -> None:
     settings = gateway.settings
     server = ExtProcServer(gateway.picker, gateway.observe, gateway.serving, max_body=settings.max_body)
     where = settings.picker or f"unix:{gateway.folder / 'picker.sock'}"
     beside: list[grpc.GenericRpcHandler] = [access_log_handler(gateway.ended)]
-    await stack.enter_async_context(server.listen([Address(where)], beside))
+    with _binding("--picker", where):
+        await stack.enter_async_context(server.listen([Address(where)], beside))
 
 
 async def _serve_telemetry(gateway: Gateway, stack: AsyncExitStack) -> None:
@@ -175,7 +203,8 @@ async def _serve_telemetry(gateway: Gateway, stack: AsyncExitStack) -> None:
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     host, _, port = gateway.settings.telemetry.rpartition(":")
-    await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+    with _binding("--telemetry", gateway.settings.telemetry):
+        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
 
 
 @asynccontextmanager

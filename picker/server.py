@@ -74,6 +74,7 @@ class ExtProcServer:
             options=(
                 ("grpc.max_receive_message_length", MAX_MESSAGE),
                 ("grpc.max_send_message_length", MAX_MESSAGE),
+                ("grpc.so_reuseport", 0),  # a port that is taken is an error, not a second server behind it
                 ("grpc.http2.max_ping_strikes", 0),  # Envoy's keepalive must never end the connection
             )
         )

@@ -13,10 +13,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from penstock.cli import UserError, listen_of, until_signal
+from penstock.arguments import listen_of
 from penstock.demo import traffic
 from penstock.demo.targets import SIMULATE, Target, targets
 from penstock.demo.view import Figures, live, rows
+from penstock.process import UserError, until_signal
 from penstock.run import Gateway, running
 from penstock.settings import Listen, Proxy, Settings
 from xds_server.model.graph import Graph
@@ -158,7 +159,7 @@ def _greeting(gateway: Gateway, url: str, example: Target) -> str:
 
 
 def _lines(gateway: Gateway, url: str, example: Target, curl: str) -> Iterable[str]:
-    yield f"\nPenstock is running: {gateway.report.addresses()}"
+    yield f"\nPenstock is running: {gateway.addresses()}"
     yield "Send a request of your own:"
     yield f"  {curl}"
     if example.sdk_base is not None:

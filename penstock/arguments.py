@@ -1,0 +1,110 @@
+"""The command line's parser and the types of its arguments; what is wrong is said with the remedy."""
+
+import argparse
+import difflib
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from penstock.bootstrap import address as envoy_address
+from penstock.settings import Listen
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that names the nearest option it knows, and takes no abbreviations: a script must not break by a new one."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **({"allow_abbrev": False} | options))
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            chosen = self._chosen(found)
+            chosen.error(chosen.advice(unknown[0]))
+        return found
+
+    def _chosen(self, found: argparse.Namespace) -> "Parser":
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  argparse has no other way
+                chosen = action.choices.get(getattr(found, "command", ""))
+                if isinstance(chosen, Parser):
+                    return chosen
+        return self
+
+    def advice(self, unknown: str) -> str:
+        known = [option for action in self._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown.partition("=")[0], known, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"see `{self.prog} --help`"
+        return f"unknown argument {unknown}; {remedy}"
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def listen_options(command: Parser) -> None:
+    command.add_argument(
+        "--listen", type=listen, action="append", default=[], metavar="WHERE",
+        help="ADDRESS for every listener (default 127.0.0.1; 0.0.0.0 opens it to the network), or PORT=ADDRESS:PORT to bind the "
+        "listener of one port elsewhere, e.g. 80=127.0.0.1:8080; may be given several times",
+    )  # fmt: skip
+
+
+def listen_of(given: argparse.Namespace) -> Listen:
+    """The --listen options as one value."""
+    everywhere = [found for found in given.listen if isinstance(found, str)]
+    binds = tuple(found for found in given.listen if isinstance(found, tuple))
+    return Listen(everywhere[-1] if everywhere else "127.0.0.1", binds)
+
+
+def _checked(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def check(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return check
+
+
+@_checked
+def address(text: str) -> str:
+    envoy_address(text)
+    return text
+
+
+@_checked
+def listen(text: str) -> str | tuple[int, str, int]:
+    port, equals, where = text.partition("=")
+    if not equals:
+        return text.strip("[]")
+    found = envoy_address(where)
+    if not port.isdigit() or "socket_address" not in found:
+        raise ValueError(f"{text!r}: write PORT=ADDRESS:PORT, for example 80=127.0.0.1:8080")
+    socket = found["socket_address"]
+    return int(port), socket["address"], socket["port_value"]
+
+
+@_checked
+def count(text: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"{text!r} is no number; write 0 or more")
+    return int(text)
+
+
+@_checked
+def share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"{text!r} is no share; write a number from 0 to 1")
+    return share
+
+
+@_checked
+def size(text: str) -> int:
+    units = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+    number, unit = (text[:-2], units[text[-2:]]) if text[-2:] in units else (text, 1)
+    if not number.isdigit() or not 1024 <= int(number) * unit <= 1 << 30:
+        raise ValueError(f"{text!r} is no size from 1Ki to 1Gi; write bytes, or a number with Ki, Mi or Gi")
+    return int(number) * unit

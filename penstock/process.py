@@ -1,0 +1,47 @@
+"""A command as a process: until which signal it runs, and how it ends when something is wrong."""
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import Any
+
+import uvloop
+
+
+def until_signal() -> asyncio.Event:
+    """Set by SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def go(work: Any, *, verbose: bool) -> int:
+    """Run a coroutine; what the user can mend is one line, ours is a traceback."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, format="%(levelname)-7s %(message)s", stream=sys.stderr
+    )
+    for noisy in ("asyncio", "aiohttp", "grpc"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return int(runner.run(work))
+    except* (OSError, UserError) as group:
+        if verbose:
+            raise
+        for error in _leaves(group):
+            print(f"penstock: error: {error}", file=sys.stderr)
+    return 1
+
+
+class UserError(Exception):
+    """What stops a command and can be mended by the user; the message says how."""
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+    return [
+        leaf
+        for each in group.exceptions
+        for leaf in (_leaves(each) if isinstance(each, BaseExceptionGroup) else [each])
+    ]
