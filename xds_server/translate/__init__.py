@@ -9,7 +9,7 @@ from xds_server.translate.endpoint import load_assignment
 from xds_server.translate.listener import listener, route_config_name, secret
 from xds_server.translate.names import PICKER_CLUSTER
 from xds_server.translate.route import route
-from xds_server.translate.route_table import route_configuration
+from xds_server.translate.route_table import route_configuration, serves_models
 from xds_server.translate.settings import DataPlane
 
 
@@ -17,7 +17,8 @@ def translate(graph: Graph, plane: DataPlane) -> Snapshot:
     """Every resource of the fleet. Equal graphs give equal bytes; what did not change is not encoded again."""
     chains = [(route_config_name(chain, port), chain) for port in graph.ports for chain in port.chains]
     certificates = {each.name: each for _, chain in chains for each in chain.certificates}
-    picker = [Resource.of(PICKER_CLUSTER, picker_cluster(plane))] if _needs_picker(graph) else []
+    needed = any(serves_models(chain) for _, chain in chains)
+    picker = [Resource.of(PICKER_CLUSTER, picker_cluster(plane))] if needed else []
     return Snapshot.of(
         clusters=[*picker, *(_cluster(backend, plane) for backend in graph.backends.values())],
         endpoints=[Resource.of(name, load_assignment(name, graph.endpoints.get(name, ()))) for name in graph.backends],
@@ -28,10 +29,6 @@ def translate(graph: Graph, plane: DataPlane) -> Snapshot:
         ],
         secrets=[Resource.of(name, secret(certificate)) for name, certificate in certificates.items()],
     )
-
-
-def _needs_picker(graph: Graph) -> bool:
-    return any(backend.pool for backend in graph.backends.values())
 
 
 @lru_cache(maxsize=100_000)

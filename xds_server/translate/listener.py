@@ -50,7 +50,7 @@ from xds_server.translate import inference, replies
 from xds_server.translate.cluster import ads
 from xds_server.translate.encode import pack
 from xds_server.translate.names import MODEL_HEADER, PICKER_CLUSTER, RESERVED_PREFIXES, ROUTER
-from xds_server.translate.route_table import forwards_to_pool, routes_by_model
+from xds_server.translate.route_table import routes_by_model, serves_models
 from xds_server.translate.settings import DataPlane
 
 # What an Outcome needs of a request that the picker never saw (it was down, or no route matched).
@@ -61,13 +61,13 @@ def listener(port: Port, plane: DataPlane) -> Listener:
     """The listener of a port, named after it: stable whatever is routed there."""
     address, number = plane.socket(port.number)
     secure = any(chain.certificates for chain in port.chains)
-    pools = any(forwards_to_pool(chain) for chain in port.chains)
+    models = any(serves_models(chain) for chain in port.chains)
     return Listener(
         name=f"tcp-{port.number}",
         address=Address(socket_address=SocketAddress(address=address, port_value=number)),
-        filter_chains=[_chain(chain, port, plane, pools=pools) for chain in port.chains],
+        filter_chains=[_chain(chain, port, plane, models=models) for chain in port.chains],
         listener_filters=[_tls_inspector()] if secure else [],
-        per_connection_buffer_limit_bytes=plane.max_body if pools else None,
+        per_connection_buffer_limit_bytes=plane.max_body if models else None,
     )
 
 
@@ -84,8 +84,8 @@ def secret(certificate: Certificate) -> Secret:
     return Secret(name=certificate.name, tls_certificate=TlsCertificate(certificate_chain=chain, private_key=key))
 
 
-def _chain(chain: Chain, port: Port, plane: DataPlane, *, pools: bool) -> FilterChain:
-    manager = _connection_manager(chain, port, plane, pools=pools)
+def _chain(chain: Chain, port: Port, plane: DataPlane, *, models: bool) -> FilterChain:
+    manager = _connection_manager(chain, port, plane, models=models)
     found = FilterChain(
         name=route_config_name(chain, port),
         filters=[Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))],
@@ -97,16 +97,16 @@ def _chain(chain: Chain, port: Port, plane: DataPlane, *, pools: bool) -> Filter
     return found
 
 
-def _connection_manager(chain: Chain, port: Port, plane: DataPlane, *, pools: bool) -> HttpConnectionManager:
+def _connection_manager(chain: Chain, port: Port, plane: DataPlane, *, models: bool) -> HttpConnectionManager:
     by_model = routes_by_model(chain)
     router = HttpFilter(name=ROUTER, typed_config=pack(Router()))
-    slots = inference.filters(plane, by_model=by_model) if pools else []
+    slots = inference.filters(plane, by_model=by_model) if models else []
     return HttpConnectionManager(
         stat_prefix=f"port-{port.number}",
         rds=Rds(config_source=ads(), route_config_name=route_config_name(chain, port)),
         http_filters=[*slots, router],
-        access_log=[_access_log()] if pools else [],
-        local_reply_config=replies.openai() if pools else None,
+        access_log=[_access_log()] if models else [],
+        local_reply_config=replies.openai() if models else None,
         early_header_mutation_extensions=[_strip_reserved()],
         upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
         use_remote_address=True,

@@ -39,20 +39,20 @@ def routes_by_model(chain: Chain) -> bool:
     return any(_by_model(route) for host in chain.hosts for route in host.routes)
 
 
-def forwards_to_pool(chain: Chain) -> bool:
-    return any(
-        share.backend is not None and share.backend.pool
-        for host in chain.hosts
-        for route in host.routes
-        if isinstance(route.action, Forward)
-        for share in route.action.backends
-    )
+def serves_models(chain: Chain) -> bool:
+    """Whether the inference filters are needed: some route leads to a pool, or is chosen by the model."""
+    return routes_by_model(chain) or any(_to_pool(route) for host in chain.hosts for route in host.routes)
 
 
 def _virtual_host(host: VirtualHost, encode: EncodeRoute) -> bytes:
     head = bytes(EnvoyVirtualHost(name=host.hostname, domains=[host.hostname]))
     found = [encode(each) for each in host.routes] + _without_model(host.routes)
     return head + b"".join(embed(_ROUTES, each) for each in found)
+
+
+def _to_pool(route: Route) -> bool:
+    shares = route.action.backends if isinstance(route.action, Forward) else ()
+    return any(share.backend is not None and share.backend.pool for share in shares)
 
 
 def _by_model(route: Route) -> bool:
