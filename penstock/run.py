@@ -29,6 +29,7 @@ from penstock.process import UserError
 from penstock.report import Report
 from penstock.settings import Settings
 from picker.completions import access_log_handler
+from picker.facts import Outcome
 from picker.inflight import LogEntry
 from picker.picker import Picker
 from picker.scrape import Scraper
@@ -87,6 +88,12 @@ class Gateway:
             self._duration.observe(fact.seconds)
         for each in self._observers:
             each(fact)
+
+    def asked(self, fact: object) -> None:
+        """The picker was asked: a Decision, or the Outcome of a request that it answered itself."""
+        if isinstance(fact, Outcome):
+            self.signals.reported(fact)
+        self.observe(fact)
 
     def ended(self, entry: LogEntry) -> None:
         """A request ended, says Envoy."""
@@ -187,7 +194,7 @@ async def _serve_xds(gateway: Gateway, stack: AsyncExitStack, xds: str) -> None:
 
 async def _serve_picker(gateway: Gateway, stack: AsyncExitStack) -> None:
     settings = gateway.settings
-    server = ExtProcServer(gateway.picker, gateway.observe, gateway.serving, max_body=settings.max_body)
+    server = ExtProcServer(gateway.picker, gateway.asked, gateway.serving, max_body=settings.max_body)
     where = settings.picker or f"unix:{gateway.folder / 'picker.sock'}"
     beside: list[grpc.GenericRpcHandler] = [access_log_handler(gateway.ended)]
     with _binding("--picker", where):

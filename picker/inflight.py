@@ -152,6 +152,9 @@ class InFlight:
         A client that leaves while the picker decides has an entry without our id: its x-request-id is tried too.
         """
         why = reason(entry)
+        if not entry.id and entry.flags & _CANCELLED and entry.request_id in self._ended:
+            del self._ended[entry.request_id]  # once: clients may use an id again
+            return None
         id_ = entry.id or (self._asked_for.get(entry.request_id, "") if entry.flags & _CANCELLED else "")
         pending = self._take(id_, served=entry.endpoint if not why else "")
         if pending is not None:
@@ -162,6 +165,11 @@ class InFlight:
         if entry.id:
             self._remember(entry.id)
         return _outcome_of_entry(entry, why)
+
+    def reported(self, outcome: Outcome) -> None:
+        """The picker has told this Outcome: of a client that left before the decision an entry comes too, by x-request-id."""
+        if outcome.reason == "client_cancelled":
+            self._remember(outcome.id)
 
     def expired(self, now: float) -> list[Outcome]:
         """Requests whose entry never came, oldest first; also before their time where there are too many."""

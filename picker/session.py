@@ -9,7 +9,7 @@ Events in, replies out. Source: Gateway API Inference Extension proposal 004; En
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import orjson
@@ -166,11 +166,15 @@ class ExtProcSession:
                 return [TrailersReply("response")]
 
     def disconnect(self, wall: float) -> None:
-        """The stream ended. Before a decision that means that the client, or Envoy, gave up."""
+        """The stream ended. Before a decision that means that the client, or Envoy, gave up.
+
+        Envoy's access log entry of it has no id of ours, so the Outcome has the id that both know: x-request-id.
+        """
         self.closed = True
         if self.fact is None and self._start is not None:
             ask = self._unread(self._start, wall)
-            self.fact = denied(ask, Refused(0, "client_cancelled", "")).outcome
+            found = denied(ask, Refused(0, "client_cancelled", "")).outcome
+            self.fact = replace(found, id=ask.request.request_id or self._id)
 
     def _headers(self, event: RequestHeaders, now: float, wall: float) -> list[Reply]:
         self._start = event

@@ -59,6 +59,10 @@ class Signals:
         """See InFlight.finished."""
         return self.inflight.finished(entry)
 
+    def reported(self, outcome: Outcome) -> None:
+        """See InFlight.reported."""
+        self.inflight.reported(outcome)
+
     def expired(self, now: float) -> list[Outcome]:
         """See InFlight.expired; to be called every few seconds."""
         return self.inflight.expired(now)

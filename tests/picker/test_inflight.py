@@ -128,6 +128,16 @@ def test_a_client_that_leaves_during_the_pick_is_found_by_its_request_id() -> No
     assert not table._asked_for
 
 
+def test_a_client_that_left_before_the_decision_is_reported_once() -> None:
+    table = InFlight()
+    entry = ended("", request_id="r-1", status=0, flags=frozenset({"DC"}), endpoint="")
+    lone = InFlight().finished(entry)
+    assert lone is not None
+    table.reported(lone)  # as the picker tells it, when its stream ends
+    assert table.finished(entry) is None
+    assert table.finished(entry) is not None  # another request, whose client uses ids twice
+
+
 def test_too_many_without_an_entry_are_given_up_before_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("picker.inflight._MOST", 2)
     table = InFlight()

@@ -190,6 +190,10 @@ def test_an_early_end_is_an_outcome_once() -> None:
     assert (fact.reason, fact.status, fact.time, fact.request_bytes) == ("client_cancelled", 0, 3.0, 3)
     session.disconnect(4.0)
     assert session.fact is fact
+    known = session_of()
+    run(known, RequestHeaders({**CHAT, "x-request-id": "r-1"}))
+    known.disconnect(3.0)
+    assert known.fact.id == "r-1"  # Envoy's entry of it has no other
     nothing = session_of()
     nothing.disconnect(3.0)
     assert nothing.fact is None  # no request, no fact
