@@ -277,7 +277,7 @@ def _outcome_of_entry(entry: LogEntry, why: Reason) -> Outcome:
         time=entry.time,
         pool=name if kind == "pool" else "",
         model=entry.model or entry.headers.get(_MODEL, ""),
-        target_model=entry.headers.get("x-gateway-model-name-rewrite", "") or entry.model,
+        target_model=entry.model or entry.headers.get(_MODEL, ""),
         objective=entry.headers.get("x-gateway-inference-objective", ""),
         priority=0,
         fairness_id=entry.headers.get("x-gateway-inference-fairness-id", ""),

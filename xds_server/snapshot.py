@@ -77,12 +77,6 @@ class Snapshot:
         return found
 
 
-def diff(old: Collection, new: Collection) -> tuple[list[Resource], list[str]]:
-    """(added or changed, removed names) that turn `old` into `new`, by version."""
-    changed = [resource for name, resource in new.items() if name not in old or old[name].version != resource.version]
-    return changed, [name for name in old if name not in new]
-
-
 @lru_cache(maxsize=4096)
 def empty_assignment(cluster: str) -> Resource:
     """EDS of a cluster without endpoints: Envoy answers 503; with none at all it would keep warming."""

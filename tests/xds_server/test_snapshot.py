@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from hypothesis import given
 
-from xds_server.snapshot import CDS, EDS, Resource, Snapshot, diff, empty_assignment
+from xds_server.snapshot import CDS, EDS, Resource, Snapshot, empty_assignment
 
 BODIES = st.dictionaries(st.sampled_from("abcd"), st.sampled_from([b"1", b"2"]))
 
@@ -31,11 +31,3 @@ def test_the_version_of_a_collection_ignores_the_order(bodies: dict[str, bytes])
 def test_versions_differ_as_contents_do(old: dict[str, bytes], new: dict[str, bytes]) -> None:
     before, after = (Snapshot.of(clusters=collection(bodies).values()) for bodies in (old, new))
     assert (before.version(CDS) == after.version(CDS)) == (old == new)
-
-
-@given(BODIES, BODIES)
-def test_diff_turns_the_old_into_the_new(old: dict[str, bytes], new: dict[str, bytes]) -> None:
-    changed, removed = diff(collection(old), collection(new))
-    patched = {**old, **{resource.name: resource.body for resource in changed}}
-    assert {name: body for name, body in patched.items() if name not in removed} == new
-    assert all(old.get(resource.name) != resource.body for resource in changed)

@@ -298,8 +298,6 @@ class Service:
     meta: Meta
     ports: tuple[ServicePort, ...]
     type: str = "ClusterIP"
-    cluster_ip: str = ""
-    external_name: str = ""
     selector: Mapping[str, str] = field(default_factory=dict)
 
 

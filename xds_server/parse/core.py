@@ -58,8 +58,6 @@ def service(root: Fields, meta: Meta) -> Service:
             meta=meta,
             ports=f.each("ports", service_port),
             type=f.choice("type", SERVICE_TYPES, "ClusterIP"),
-            cluster_ip=f.text("clusterIP", ""),
-            external_name=f.text("externalName", ""),
             selector=f.strings("selector"),
         )
 

@@ -1,6 +1,6 @@
 """Backends: a backendRef as a Backend, or why not. A cluster is named by what it is, never by who uses it.
 
-Sources: Gateway API 1.7 BackendRef, Service appProtocol (KEP-3726); InferencePool 1.6. Cases: test_resolve_backends.py.
+Sources: Gateway API 1.7 BackendRef, Service appProtocol (KEP-3726); InferencePool 1.6. Cases: tests/xds_server/test_resolve_references.py.
 """
 
 from xds_server.model.graph import Backend, Condition, Endpoint

@@ -22,8 +22,6 @@ from xds_server.resolve import conditions as c
 Target = TypeVar("Target", covariant=True)  # noqa: PLC0105 (the name is the role)
 Named = TypeVar("Named", Service, InferencePool, Secret)
 
-SERVICE = ("", "Service")
-INFERENCE_POOL = (INFERENCE_GROUP, "InferencePool")
 SECRET = ("", "Secret")
 
 
