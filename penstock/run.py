@@ -7,10 +7,11 @@ Envoy -> ext_proc -> Picker -> Decision;  Envoy -> access log -> Signals -> Outc
 
 import asyncio
 import logging
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -146,6 +147,9 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             tasks.create_task(request_log.run())
         await gateway.snapshots.get()  # an Envoy that comes before the first sync is sent away and waits
         if settings.proxy.start:
+            graph = await gateway.graphs.get()
+            for problem in taken(plane.socket(port.number) for port in graph.ports):
+                log.error("%s", problem)
             gateway.envoy = await stack.enter_async_context(_envoy(settings, folder, xds))
             tasks.create_task(gateway.envoy.wait())
         yield gateway
@@ -168,6 +172,17 @@ async def _cancelled() -> AsyncIterator[asyncio.TaskGroup]:
         finally:
             for task in tasks:
                 task.cancel()
+
+
+def taken(sockets: Iterable[tuple[str, int]]) -> list[str]:
+    """What else listens there. Envoy would not say: it shares a port (SO_REUSEPORT), and another Envoy gets half the requests."""
+    found: list[str] = []
+    for host, port in sockets:
+        try:
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        except OSError as error:
+            found.append(f"{host}:{port}: {error.strerror}; end what listens there, or choose another --listen")
+    return found
 
 
 def _stream(name: str) -> BinaryIO:

@@ -1,10 +1,11 @@
 """The wiring without an Envoy: what starts ends."""
 
+import socket
 from pathlib import Path
 
 import pytest
 
-from penstock.run import running
+from penstock.run import running, taken
 from penstock.settings import Proxy, Settings
 from picker.facts import Outcome
 
@@ -17,3 +18,11 @@ async def test_the_request_log_is_complete_at_the_end(tmp_path: Path) -> None:
     async with running(settings) as gateway:
         gateway.observe(Outcome("1", 0.0, "ns/p", "m", "m", "", 0, "", False, 200, "", "a:1"))
     assert file.read_text().count("\n") == 1
+
+
+def test_a_port_that_another_envoy_shares_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as other:
+        port = other.getsockname()[1]
+        (problem,) = taken([("127.0.0.1", port)])
+        assert problem.startswith(f"127.0.0.1:{port}: ")
+    assert taken([("127.0.0.1", port)]) == []
