@@ -83,7 +83,11 @@ async def serve(settings: SimSettings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    await server.start()
+    try:
+        await server.start()
+    except (OSError, OverflowError) as error:
+        print(f"penstock sim: error: cannot listen on {settings.host}:{settings.port}: {error}", file=sys.stderr)
+        return 1
     print(f"{settings.name} listens on {server.url}", flush=True)
     try:
         async with asyncio.TaskGroup() as tasks:

@@ -1,6 +1,7 @@
 """`python -m penstock.sim` as a process."""
 
 import asyncio
+import socket
 import sys
 
 import aiohttp
@@ -29,3 +30,14 @@ async def test_dies_with_a_status_when_killed() -> None:
     async with aiohttp.ClientSession() as session, session.post(url + "/sim", json={"die": True}) as response:
         assert response.status == 200
     assert await process.wait() == 1
+
+
+async def test_a_port_that_is_taken_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "penstock.sim", "--port", port), stderr=asyncio.subprocess.PIPE
+        )
+        _, said = await process.communicate()
+    assert process.returncode == 1
+    assert said.startswith(b"penstock sim: error: cannot listen on") and said.count(b"\n") == 1
