@@ -6,6 +6,7 @@ Exit status 1 if there is any problem, so that it can guard a merge.
 import argparse
 import json
 import sys
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -39,6 +40,7 @@ def main(given: argparse.Namespace) -> int:
         return 2
     listen = listen_of(given)
     graph = resolve(state)
+    graph = replace(graph, problems=tuple(files.located(each, given.directory) for each in graph.problems))
     print(
         render(graph, translate(graph, DataPlane(bind=listen.address, binds=listen.binds)), given.show, given.output),
         end="",

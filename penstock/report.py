@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from observability import catalogue
@@ -21,21 +21,36 @@ from xds_server.snapshot import Snapshot
 
 log = logging.getLogger("penstock")
 _NOTHING = Snapshot()
+_LOCATED = (
+    50  # problems that get the line of their field: finding it reads the file again, which must not hold the loop
+)
 
 
 class Report:
     """One per gateway; reads what the parts publish, owns nothing but what it has told. `observe` subscribes to facts."""
 
-    def __init__(self, graphs: Latest[Graph], snapshots: Latest[Fleets], picker: Picker, signals: Signals) -> None:
+    def __init__(
+        self,
+        graphs: Latest[Graph],
+        snapshots: Latest[Fleets],
+        picker: Picker,
+        signals: Signals,
+        locate: Callable[[Problem], Problem] = lambda problem: problem,
+    ) -> None:
+        """`locate` finds the line of a problem's field."""
         self.proxies: Iterable[NodeStatus] = ()  # the live ones; the ADS server sets its own view
         self._graphs = graphs
         self._snapshots = snapshots
         self._picker = picker
         self._signals = signals
+        self._locate = locate
+        self._located: dict[Problem, Problem] = {}
         self._told: frozenset[Problem] = frozenset()
 
     def changed(self, graph: Graph) -> None:
         """Log each problem once, and once that it is gone."""
+        named = (*graph.problems, *self._picker.problems)
+        self._located = {problem: self._locate(problem) for problem in named[:_LOCATED]}
         found = frozenset(self.problems(graph))
         for problem in sorted(found - self._told, key=str):
             log.warning("%s", problem)
@@ -44,7 +59,7 @@ class Report:
         self._told = found
 
     def problems(self, graph: Graph) -> tuple[Problem, ...]:
-        return (*graph.problems, *self._picker.problems)
+        return tuple(self._located.get(problem, problem) for problem in (*graph.problems, *self._picker.problems))
 
     def status(self) -> dict[str, Any]:
         """What /status serves: objects and their conditions, problems, the proxies and what they refused, the pools."""

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -65,7 +66,8 @@ class Gateway:
         self.scraper = Scraper(self.signals)
         self.picker = Picker(self.signals)
         self.envoy: envoy.Envoy | None = None
-        self.report = Report(self.graphs, self.snapshots, self.picker, self.signals)
+        locate = partial(files.located, directory=settings.manifests)
+        self.report = Report(self.graphs, self.snapshots, self.picker, self.signals, locate)
         self._observers: list[Observe] = [self.recorder.observe, self.report.observe]
         self._duration = self.registry.histogram(catalogue.TRANSLATE_DURATION_SECONDS).bind()
         self.registry.collect(self._samples)

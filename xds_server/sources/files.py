@@ -247,6 +247,28 @@ def position(problem: Problem) -> tuple[str, int]:
     return (name, int(line)) if name and line.isdigit() else (problem.source, 0)
 
 
+def located(problem: Problem, directory: Path) -> Problem:
+    """The problem with the line of its field, where only that of its object is known: what `resolve` finds names no lines.
+
+    Reads the file again, for problems only; a file that has changed meanwhile may be a line off.
+    """
+    name, line = position(problem)
+    if not line or not problem.field:
+        return problem
+    try:
+        text = (directory / name).read_text()
+    except (OSError, ValueError):
+        return problem
+    chunk = next((each for each in reversed(list(chunks(text))) if each.line <= line), None)
+    if chunk is None or name.endswith(".json"):
+        return problem
+    prefixes = [""] if chunk.line == line else [f"items[{index}]." for index in range(chunk.text.count("\n- "))]
+    for prefix in prefixes:
+        if not prefix or chunk.line + line_of(chunk.text, prefix.rstrip(".")) - 1 == line:
+            return replace(problem, source=f"{name}:{chunk.line + line_of(chunk.text, prefix + problem.field) - 1}")
+    return problem
+
+
 # --- the shell --------------------------------------------------------------------------------------------------------
 
 
