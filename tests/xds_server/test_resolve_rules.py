@@ -18,7 +18,15 @@ from tests.xds_server.resolve_world import (
     service,
 )
 from xds_server.model.graph import Forward, Redirect, Reply
-from xds_server.model.objects import HeaderFilter, HTTPMatch, HTTPRoute, PathMatch, RewriteFilter, UnknownFilter
+from xds_server.model.objects import (
+    HeaderFilter,
+    HTTPMatch,
+    HTTPRoute,
+    PathMatch,
+    PathModifier,
+    RewriteFilter,
+    UnknownFilter,
+)
 from xds_server.resolve.regex import complaint
 
 BROKEN = ("True", "UnsupportedValue")
@@ -30,6 +38,25 @@ def spoiled(found: Any, index: int, **changes: Any) -> HTTPRoute:
     rules = list(found.rules)
     rules[index] = replace(rules[index], **changes)
     return replace(found, rules=tuple(rules))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "served"),
+    [
+        ("ReplaceFullPath", "/one", True),
+        ("ReplaceFullPath", "", False),  # a request line without a path
+        ("ReplaceFullPath", "one", False),
+        ("ReplaceFullPath", "/one two", False),
+        ("ReplacePrefixMatch", "", True),  # the same as "/"
+        ("ReplacePrefixMatch", "one", False),
+    ],
+)
+def test_a_path_is_replaced_by_a_path(kind: Any, value: str, served: bool) -> None:
+    rewrite = RewriteFilter(path=PathModifier(kind, value))
+    found = graph(gateway(), spoiled(route("r", rule("/a"), rule("/b")), 0, filters=(rewrite,)), service())
+    action = ask(found, "a", "/a").action  # type: ignore[union-attr]
+    assert isinstance(action, Forward) if served else action == Reply(500)
+    assert clusters(ask(found, "a", "/b")) == ["service/d/s/80"]
 
 
 def test_an_unknown_filter_breaks_its_rule_only() -> None:

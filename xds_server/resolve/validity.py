@@ -22,6 +22,7 @@ from xds_server.resolve.regex import complaint
 
 HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+NO_PATH = re.compile(r"[\x00-\x20\x7f#]")
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 Complaint = tuple[str, str, str]  # (field below the rule, reason, message)
@@ -102,5 +103,7 @@ def _path(path: PathModifier | None, matches: Sequence[HTTPMatch], where: str) -
     if path.kind == "ReplacePrefixMatch" and any(match.path.kind != "PathPrefix" for match in matches):
         message = "ReplacePrefixMatch needs matches of type PathPrefix; use ReplaceFullPath or change the match"
         yield f"{where}.path", c.INCOMPATIBLE_FILTERS, message
-    if CONTROL.search(path.value):
-        yield f"{where}.path", c.UNSUPPORTED_VALUE, "the path has a control character"
+    empty = path.kind == "ReplacePrefixMatch" and not path.value
+    if not empty and (not path.value.startswith("/") or NO_PATH.search(path.value)):
+        message = f"{path.value!r} is not a path; it must start with / and have no space, # or control character"
+        yield f"{where}.path", c.UNSUPPORTED_VALUE, message
