@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import ipaddress
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -75,12 +76,41 @@ def address(text: str) -> str:
 def listen(text: str) -> str | tuple[int, str, int]:
     port, equals, where = text.partition("=")
     if not equals:
-        return text.strip("[]")
+        return _ip(text)
     found = envoy_address(where)
     if not port.isdigit() or "socket_address" not in found:
         raise ValueError(f"{text!r}: write PORT=ADDRESS:PORT, for example 80=127.0.0.1:8080")
     socket = found["socket_address"]
-    return int(port), socket["address"], socket["port_value"]
+    return int(port), _ip(socket["address"]), socket["port_value"]
+
+
+def _ip(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text.strip("[]")))
+    except ValueError:
+        raise ValueError(f"{text!r} is no IP address; write one, for example 0.0.0.0, or PORT=ADDRESS:PORT") from None
+
+
+@_checked
+def seconds(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0.001 <= found <= 3600.0:
+        raise ValueError(f"{text!r} is no duration; write seconds from 0.001 to 3600")
+    return found
+
+
+@_checked
+def rate(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0.01 <= found <= 1000.0:
+        raise ValueError(f"{text!r} is no rate; write requests a second from 0.01 to 1000")
+    return found
 
 
 @_checked

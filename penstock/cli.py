@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from penstock.arguments import Parser, address, count, listen_of, listen_options, share, size
+from penstock.arguments import Parser, address, count, listen_of, listen_options, rate, seconds, share, size
 from penstock.bootstrap import bootstrap
-from penstock.process import go, until_signal
+from penstock.process import calm_garbage_collection, go, until_signal
 from penstock.settings import Proxy, Settings
 
 _SIM = "sim"  # has its own parser, in penstock.sim.cli
@@ -94,7 +94,7 @@ def _run(command: Parser) -> None:
     )
     option(
         "--picker-timeout",
-        type=float,
+        type=seconds,
         default=2.0,
         metavar="SECONDS",
         help="then a pool's failureMode decides (default: 2)",
@@ -112,9 +112,9 @@ def _demo(command: Parser) -> None:
     listen_options(command)
     option("--once", action="store_true", help="run for --seconds, print one line of JSON, fail if any request failed")
     option(
-        "--seconds", type=float, default=20.0, help="how long --once sends traffic, at most 45 (default: %(default)s)"
+        "--seconds", type=seconds, default=20.0, help="how long --once sends traffic, at most 45 (default: %(default)s)"
     )
-    option("--rate", type=float, default=12.0, metavar="N", help="requests a second (default: %(default)s)")
+    option("--rate", type=rate, default=12.0, metavar="N", help="requests a second (default: %(default)s)")
     option("--seed", type=int, default=0)
     option("-v", "--verbose", action="store_true")
     command.set_defaults(act=lambda given: go(demo.main(given), verbose=given.verbose))
@@ -168,6 +168,7 @@ async def _serve(settings: Settings) -> int:
 
     stop = until_signal()
     async with running(settings) as gateway:
+        calm_garbage_collection()
         logging.getLogger("penstock").info("ready: %s", gateway.addresses())
         await stop.wait()
     return 0

@@ -15,6 +15,15 @@ from penstock.process import UserError
 VARIABLE = "PENSTOCK_ENVOY"
 
 
+# Becomes Envoy, which ends when we end, by SIGKILL too: prctl(PR_SET_PDEATHSIG) outlives exec. Ours, so not before exec in
+# a process that has threads.
+_LEASH = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 class EnvoyMissing(UserError):
     """There is no Envoy to start; the message says how to get one."""
 
@@ -48,7 +57,7 @@ class Envoy:
         code = await self._process.wait()
         if self._stopping:
             return
-        raise EnvoyEnded(f"Envoy ended with status {code}: {self.last_words()}; its log is {self.log}")
+        raise EnvoyEnded(f"Envoy ended with status {code}; it said last: {self.last_words()}")
 
     def last_words(self, lines: int = 5) -> str:
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
@@ -74,20 +83,16 @@ async def running(config: dict[str, Any], folder: Path, *, workers: int = 0) -> 
     program = find_envoy()
     file, log = folder / "envoy.json", folder / "envoy.log"
     file.write_text(json.dumps(config, indent=2))
-    arguments = [
-        "-c",
-        str(file),
+    arguments = ["-c", str(file), "--log-path", str(log), "--disable-hot-restart"]
+    arguments += [
         "--log-level",
         "warning",
         "--component-log-level",
         "misc:error",
-        "--log-path",
-        str(log),
-        "--disable-hot-restart",
-    ]
+    ]  # misc warns of every alpha extension
     arguments += ["--concurrency", str(workers)] if workers else []
     process = await asyncio.create_subprocess_exec(
-        program, *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        sys.executable, "-S", "-c", _LEASH, program, *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is for us: we end Envoy once streams had their chance
     )  # fmt: skip
     envoy = Envoy(process, log)

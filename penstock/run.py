@@ -38,11 +38,12 @@ from picker.scrape import Scraper
 from picker.server import Address, ExtProcServer
 from picker.signals import Signals
 from xds_server import server as ads
+from xds_server.facts import Acked, Nacked
 from xds_server.latest import Latest
 from xds_server.model.graph import Graph
 from xds_server.model.objects import ClusterState
-from xds_server.reconcile import Reconciled, reconcile
-from xds_server.snapshot import Snapshot
+from xds_server.reconcile import EVERYTHING, Reconciled, reconcile
+from xds_server.snapshot import LDS, RDS, Snapshot
 from xds_server.sources import files
 
 log = logging.getLogger("penstock")
@@ -60,6 +61,7 @@ class Gateway:
         self.graphs: Latest[Graph] = Latest()
         self.snapshots: Latest[Mapping[str, Snapshot]] = Latest()
         self.serving: Latest[bool] = Latest()
+        self.programmed = asyncio.Event()  # some proxy has taken, or refused, all that there is
         self.registry = Registry()
         self.recorder = Recorder(self.registry)
         self.signals = Signals()
@@ -89,6 +91,8 @@ class Gateway:
     def observe(self, fact: object) -> None:
         if isinstance(fact, Reconciled):
             self._duration.observe(fact.seconds)
+        elif isinstance(fact, Acked | Nacked) and fact.type_url == self._last_type():
+            self.programmed.set()
         for each in self._observers:
             each(fact)
 
@@ -97,6 +101,11 @@ class Gateway:
         if isinstance(fact, Outcome):
             self.signals.reported(fact)
         self.observe(fact)
+
+    def _last_type(self) -> str:
+        """The type that a proxy takes last: routes, if there are any."""
+        snapshot = (self.snapshots.value or {}).get(EVERYTHING, Snapshot())
+        return RDS if snapshot.of_type(RDS) else LDS
 
     def ended(self, entry: LogEntry) -> None:
         """A request ended, says Envoy."""
@@ -154,7 +163,19 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
                 log.error("%s", problem)
             gateway.envoy = await stack.enter_async_context(_envoy(settings, folder, xds))
             tasks.create_task(gateway.envoy.wait())
+            await _programmed(gateway)
         yield gateway
+
+
+async def _programmed(gateway: Gateway, patience: float = 10.0) -> None:
+    """Until our Envoy has taken its routes, or refused them: "ready" means that requests are answered."""
+    try:
+        async with asyncio.timeout(patience):
+            await gateway.programmed.wait()
+    except TimeoutError:
+        log.warning(
+            "Envoy has not taken its configuration within %.0f s: %s", patience, gateway.report.status()["proxies"]
+        )
 
 
 @asynccontextmanager

@@ -66,7 +66,7 @@ async def test_it_runs_while_the_block_lasts(tmp_path: Path) -> None:
 @pytest.mark.envoy
 async def test_a_configuration_that_envoy_refuses_is_told_in_its_words(tmp_path: Path) -> None:
     async with envoy.running({"static_resources": {"listeners": [{"name": 17}]}}, tmp_path, workers=1) as child:
-        with pytest.raises(envoy.EnvoyEnded, match=r"(?s)ended with status 1.*listeners.*envoy\.log"):
+        with pytest.raises(envoy.EnvoyEnded, match=r"(?s)ended with status 1.*listeners"):
             await child.wait()
 
 
