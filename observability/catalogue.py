@@ -84,14 +84,13 @@ REASON = Label(
 CODE = Label("code", "HTTP status that the client saw; 0 where it saw none")
 TOKEN_TYPE = Label("type", "`cached_input` is a part of `input`", ("input", "cached_input", "output"))
 ABORTED_BY = Label("by", "who ended the stream early", ("client", "upstream"))
-STATE = Label("state", "of the endpoint", ("ready", "stale", "draining", "unhealthy"))
+STATE = Label("state", "of the endpoint", ("ready", "stale", "draining"))
 DIRECTION = Label("direction", "`over`: predicted at least what was cached", ("over", "under"))
 XDS_TYPES = ("cds", "eds", "lds", "rds", "sds", "other")
 TYPE_URL = Label("type_url", "xDS resource type, short", XDS_TYPES)
 XDS_TYPE = Label("type", "xDS resource type, short", XDS_TYPES)
 KIND = Label("kind", "Kubernetes kind of the object")
 VERSION = Label("version", "of Penstock")
-COMMIT = Label("commit", "that it was built from")
 
 _declared: list[Metric] = []
 
@@ -206,7 +205,7 @@ OBJECTS_INVALID = _gauge("objects_invalid", "", "Objects that carry a user's mis
 LOG_RECORDS_DROPPED_TOTAL = _counter(
     "log_records_dropped_total", "", "Request log records dropped: the buffer was full."
 )
-BUILD_INFO = _gauge("build_info", "", "Always 1; the labels say what runs.", VERSION, COMMIT)
+BUILD_INFO = _gauge("build_info", "", "Always 1; the label says what runs.", VERSION)
 LOOP_LAG_SECONDS = _histogram("loop_lag_seconds", "seconds", "How late the event loop wakes a sleeper.", SHORT_BUCKETS)
 
 METRICS = MappingProxyType({metric.name: metric for metric in _declared})

@@ -278,9 +278,19 @@ def _count_types(family: Family[Counter]) -> Callable[..., None]:
 
 
 def load_samples(
-    pool: str, loads: Mapping[str, Load], now: float, *, stale_after: float, saturation: float | None = None
+    pool: str,
+    loads: Mapping[str, Load],
+    now: float,
+    *,
+    stale_after: float,
+    saturation: float | None = None,
+    draining: int = 0,
+    failures: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[Sample]:
-    """The gauges of one pool, for `Registry.collect`; `loads` by `ip:port`, `now` is time.monotonic(), ages are seconds."""
+    """The gauges of one pool, for `Registry.collect`; `loads` by `ip:port`, `now` is time.monotonic(), ages are seconds.
+
+    `draining` of the endpoints still serve what they have; `failures` counts the scrapes that failed, by `ip:port`.
+    """
     at = {"pool": pool}
     stale = 0
     for endpoint, load in sorted(loads.items()):
@@ -289,11 +299,13 @@ def load_samples(
         yield Sample(c.ENDPOINT_RUNNING_REQUESTS, labels, load.running)
         yield Sample(c.ENDPOINT_KV_CACHE_UTILIZATION, labels, load.kv_usage)
         yield Sample(c.ENDPOINT_INFLIGHT_REQUESTS, labels, load.inflight)
+        yield Sample(c.ENDPOINT_SCRAPE_ERRORS_TOTAL, labels, failures.get(endpoint, 0))
         age = now - load.scraped
         stale += age > stale_after
         if load.scraped > float("-inf"):
             yield Sample(c.ENDPOINT_SCRAPE_AGE_SECONDS, labels, age)
-    yield Sample(c.POOL_ENDPOINTS, {**at, "state": "ready"}, len(loads) - stale)
+    yield Sample(c.POOL_ENDPOINTS, {**at, "state": "ready"}, max(len(loads) - stale - draining, 0))
+    yield Sample(c.POOL_ENDPOINTS, {**at, "state": "draining"}, draining)
     yield Sample(c.POOL_ENDPOINTS, {**at, "state": "stale"}, stale)
     yield Sample(c.POOL_QUEUE_DEPTH, at, sum(load.waiting for load in loads.values()))
     yield Sample(c.POOL_RUNNING_REQUESTS, at, sum(load.running for load in loads.values()))

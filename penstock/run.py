@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -123,9 +124,17 @@ class Gateway:
 
     def _samples(self) -> Iterator[Sample]:
         now = time.monotonic()
-        for name in self.graphs.value.pools if self.graphs.value else ():
-            saturation = self.picker.saturation(name, now)
-            yield from load_samples(name, self.signals.loads(name), now, stale_after=_STALE, saturation=saturation)
+        yield Sample(catalogue.BUILD_INFO, {"version": version("penstock")}, 1)
+        for name, pool in self.graphs.value.pools.items() if self.graphs.value else ():
+            yield from load_samples(
+                name,
+                self.signals.loads(name),
+                now,
+                stale_after=_STALE,
+                saturation=self.picker.saturation(name, now),
+                draining=sum(endpoint.draining for endpoint in pool.endpoints),
+                failures=self.signals.failures,
+            )
         yield from self.report.samples()
 
 

@@ -23,6 +23,7 @@ class Signals:
         self._figures: dict[str, Load] = {}  # as scraped
         self._asked: dict[str, int] = {}  # what was in flight when the scrape that runs was sent
         self._at_scrape: dict[str, int] = {}  # what was in flight when the figures were taken
+        self.failures: dict[str, int] = {}  # scrapes that failed, ever, of the endpoints that there are
         self._busy: set[str] = set()
         self._loads: dict[str, dict[str, Load]] = {}  # pool -> endpoint -> merged
         self._stale: dict[str, set[str]] = {}  # pool -> endpoints to merge again
@@ -36,7 +37,7 @@ class Signals:
             for key in found:
                 of.setdefault(key, []).append(pool)
         self._pools = {key: tuple(names) for key, names in of.items()}
-        for known in (self._figures, self._asked, self._at_scrape):
+        for known in (self._figures, self._asked, self._at_scrape, self.failures):
             for gone in known.keys() - of.keys():
                 del known[gone]
         self._loads = {pool: {key: self._merged(key) for key in found} for pool, found in keys.items()}
@@ -84,6 +85,7 @@ class Signals:
         """A scrape failed: the last figures stay, `errors` counts. Returns how many failed in a row."""
         self._asked.pop(endpoint, None)
         known = self._figures.get(endpoint, _UNKNOWN)
+        self.failures[endpoint] = self.failures.get(endpoint, 0) + 1
         self._figures[endpoint] = _with(known, known.errors + 1, 0, 0, 0)
         self._changed(endpoint)
         return known.errors + 1

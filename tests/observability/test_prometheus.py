@@ -21,7 +21,7 @@ def filled(pool: str = "ns/p") -> Registry:
         registry.histogram(c.REQUEST_DURATION_SECONDS).bind(**base, outcome="ok").observe(seconds)
     registry.gauge(c.POOL_SATURATION).bind(pool=pool).set(1.25)
     registry.histogram(c.LOOP_LAG_SECONDS).bind().observe(0.003)
-    registry.gauge(c.BUILD_INFO).bind(version="0.1", commit="abc").set(1)
+    registry.gauge(c.BUILD_INFO).bind(version="0.1").set(1)
     return registry
 
 

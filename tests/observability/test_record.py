@@ -231,7 +231,7 @@ def test_loads_become_gauges_of_the_pool_and_its_endpoints() -> None:
 def test_an_empty_pool_has_no_mean() -> None:
     samples = list(load_samples("ns/p", {}, 1.0, stale_after=5.0))
     assert c.POOL_KV_CACHE_UTILIZATION not in [sample.metric for sample in samples]
-    assert [sample.value for sample in samples] == [0, 0, 0, 0]
+    assert [sample.value for sample in samples] == [0, 0, 0, 0, 0]
 
 
 def test_every_pool_pins_its_models_and_endpoints_that_are_gone_leave() -> None:

@@ -279,6 +279,8 @@ async def watch(directory: Path, states: Latest[ClusterState], poll: float = 0.2
     """
     reading = await asyncio.to_thread(read, directory, None, await settled(directory, {}, poll))
     state = reading.state
+    if not reading.stamps:
+        state = replace(state, problems=(unreadable(str(directory), f"holds no manifest ({', '.join(SUFFIXES)})"),))
     while True:
         states.set(state)  # an equal state wakes nobody
         await asyncio.sleep(poll)
@@ -288,9 +290,13 @@ async def watch(directory: Path, states: Latest[ClusterState], poll: float = 0.2
             message = f"cannot be read ({error.strerror}); restore it; the last state stays in effect"
             gone = unreadable(str(directory), message)
             state = replace(reading.state, problems=(*reading.state.problems, gone))
-        else:
-            reading = await asyncio.to_thread(read, directory, reading, stamps)
-            state = reading.state
+            continue
+        if reading.stamps and not stamps:  # more often a volume that went away than a wish to serve nothing
+            message = "holds no manifest any more; restore them; the last state stays in effect"
+            state = replace(reading.state, problems=(*reading.state.problems, unreadable(str(directory), message)))
+            continue
+        reading = await asyncio.to_thread(read, directory, reading, stamps)
+        state = reading.state
 
 
 async def settled(directory: Path, known: Mapping[str, Stamp], poll: float) -> dict[str, Stamp]:
