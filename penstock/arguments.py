@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import ipaddress
+import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -92,43 +93,10 @@ def _ip(text: str) -> str:
 
 
 @_checked
-def seconds(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = -1.0
-    if not 0.001 <= found <= 3600.0:
-        raise ValueError(f"{text!r} is no duration; write seconds from 0.001 to 3600")
-    return found
-
-
-@_checked
-def rate(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0.01 <= found <= 1000.0:
-        raise ValueError(f"{text!r} is no rate; write requests a second from 0.01 to 1000")
-    return found
-
-
-@_checked
 def count(text: str) -> int:
     if not text.isdigit():
         raise ValueError(f"{text!r} is no number; write 0 or more")
     return int(text)
-
-
-@_checked
-def share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0.0 <= share <= 1.0:
-        raise ValueError(f"{text!r} is no share; write a number from 0 to 1")
-    return share
 
 
 @_checked
@@ -138,3 +106,21 @@ def size(text: str) -> int:
     if not number.isdigit() or not 1024 <= int(number) * unit <= 1 << 30:
         raise ValueError(f"{text!r} is no size from 1Ki to 1Gi; write bytes, or a number with Ki, Mi or Gi")
     return int(number) * unit
+
+
+def _number(noun: str, low: float, high: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            found = float(text)
+        except ValueError:
+            found = math.nan
+        if not low <= found <= high:
+            raise ValueError(f"{text!r} is no {noun}; write a number from {low:g} to {high:g}")
+        return found
+
+    return _checked(read)
+
+
+share = _number("share", 0, 1)
+seconds = _number("number of seconds", 0.001, 3600)
+rate = _number("number of requests a second", 0.01, 1000)

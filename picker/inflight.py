@@ -6,7 +6,8 @@ Source of the flags: Envoy `data.accesslog.v3.ResponseFlags`, named as in %RESPO
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from picker.facts import Decision, Outcome, Reason
 from picker.load import Load
@@ -239,34 +240,28 @@ class InFlight:
             del self._ended[next(iter(self._ended))]
 
 
+def _decided(decision: Decision) -> dict[str, Any]:
+    """What the decision says of the Outcome."""
+    return {
+        "id": decision.id,
+        "pool": decision.pool,
+        "model": decision.model,
+        "target_model": decision.target_model,
+        "objective": decision.objective,
+        "priority": decision.priority,
+        "fairness_id": decision.fairness_id,
+        "streaming": decision.streaming,
+        "queue": decision.seconds,
+        "predicted_cached_tokens": decision.matched_tokens,
+    }
+
+
 def _outcome(decision: Decision, entry: LogEntry, why: Reason) -> Outcome:
-    return Outcome(
-        id=decision.id,
+    return replace(
+        _outcome_of_entry(entry, why),
+        **_decided(decision),
         time=entry.time or decision.time,
-        pool=decision.pool,
-        model=decision.model,
-        target_model=decision.target_model,
-        objective=decision.objective,
-        priority=decision.priority,
-        fairness_id=decision.fairness_id,
-        streaming=decision.streaming,
-        status=entry.status,
-        reason=why,
-        endpoint=entry.endpoint,
-        route=entry.route,
-        duration=entry.duration,
-        ttft=entry.ttft,
-        queue=decision.seconds,
-        input_tokens=entry.input_tokens,
-        cached_tokens=entry.cached_tokens,
-        output_tokens=entry.output_tokens,
-        predicted_cached_tokens=decision.matched_tokens,
         request_bytes=entry.request_bytes or decision.body_bytes,
-        response_bytes=entry.response_bytes,
-        attempts=entry.attempts,
-        trace_id=_trace_id(entry.headers),
-        user_agent=entry.user_agent,
-        path=entry.path,
     )
 
 
@@ -302,20 +297,11 @@ def _outcome_of_entry(entry: LogEntry, why: Reason) -> Outcome:
 
 def _lost(decision: Decision) -> Outcome:
     return Outcome(
-        id=decision.id,
+        **_decided(decision),
         time=decision.time,
-        pool=decision.pool,
-        model=decision.model,
-        target_model=decision.target_model,
-        objective=decision.objective,
-        priority=decision.priority,
-        fairness_id=decision.fairness_id,
-        streaming=decision.streaming,
         status=0,
         reason="lost",
         endpoint=decision.endpoints[0],
-        queue=decision.seconds,
-        predicted_cached_tokens=decision.matched_tokens,
         request_bytes=decision.body_bytes,
     )
 

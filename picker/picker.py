@@ -213,10 +213,12 @@ def denied(ask: Ask, refused: Refused, pool: str = "", objective: Objective = NO
 
 
 def objective_of(objectives: Sequence[Objective], request: InferenceRequest) -> Objective | None:
-    """The one that the header names; without a header, the first that lists the model. None means priority 0."""
-    if request.objective:
-        return next((one for one in objectives if one.name == request.objective), None)
-    return next((one for one in objectives if request.model in one.models), None) if request.model else None
+    """The one that the header names, else the first that lists the model. None means priority 0.
+
+    A name that nobody knows counts as none: it must not lift a model's requests out of an objective of negative priority.
+    """
+    named = next((one for one in objectives if one.name == request.objective), None) if request.objective else None
+    return named or next((one for one in objectives if request.model and request.model in one.models), None)
 
 
 def target_model(rewrites: Sequence[InferenceModelRewrite], model: str, key: str) -> str:

@@ -123,7 +123,7 @@ def test_objectives() -> None:
     ] == [
         ("bulk", -1),
         ("gold", 10),
-        ("", 0),
+        ("gold", 10),  # nobody knows "none": the model's own objective holds
     ]
     assert picker.decide(ask()).objective == "gold"  # by its model
     assert picker.decide(ask(model="n")).objective == ""
