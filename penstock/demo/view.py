@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -66,11 +67,11 @@ def rows(figures: Figures) -> list[dict[str, Any]]:
 
 def table(gateway: Gateway, figures: Figures) -> Table:
     """The figures now."""
-    made = Table(title=f"{figures.requests} requests", title_justify="left", expand=False)
-    made.add_column("model")
-    made.add_column("endpoint")
-    for name in ("requests", "TTFT p50", "cache hits", "running", "queue", "in flight", "errors"):
-        made.add_column(name, justify="right")
+    made = Table(title=f"{figures.requests} requests", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    made.add_column("model", no_wrap=True)
+    made.add_column("endpoint", no_wrap=True)
+    for name in ("requests", "TTFT p50", "cached", "running", "queue", "sent", "errors"):  # fits 80 columns
+        made.add_column(name, justify="right", no_wrap=True)
     last = ""
     for (pool, model, endpoint), row in sorted(figures.rows.items()):
         load = gateway.signals.loads(pool).get(endpoint)
