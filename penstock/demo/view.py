@@ -70,7 +70,7 @@ def table(gateway: Gateway, figures: Figures) -> Table:
     made = Table(title=f"{figures.requests} requests", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     made.add_column("model", no_wrap=True)
     made.add_column("endpoint", no_wrap=True)
-    for name in ("requests", "TTFT p50", "cached", "running", "queue", "sent", "errors"):  # fits 80 columns
+    for name in ("reqs", "TTFT", "cached", "run", "queue", "open", "err"):  # fits 80 columns
         made.add_column(name, justify="right", no_wrap=True)
     last = ""
     for (pool, model, endpoint), row in sorted(figures.rows.items()):
