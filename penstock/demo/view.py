@@ -67,7 +67,13 @@ def rows(figures: Figures) -> list[dict[str, Any]]:
 
 def table(gateway: Gateway, figures: Figures) -> Table:
     """The figures now."""
-    made = Table(title=f"{figures.requests} requests", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    made = Table(
+        title=f"{figures.requests} requests",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     made.add_column("model", no_wrap=True)
     made.add_column("endpoint", no_wrap=True)
     for name in ("reqs", "TTFT", "cached", "run", "queue", "open", "err"):  # fits 80 columns
