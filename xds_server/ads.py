@@ -24,13 +24,12 @@ from xds_server.facts import (
     State,
     TypeStatus,
 )
-from xds_server.snapshot import CDS, EDS, LDS, RDS, SDS, Collection, Resource, Snapshot, empty_assignment
-from xds_server.subscription import Subscription
+from xds_server.snapshot import CDS, EDS, LDS, RDS, SDS, Resource, Snapshot, empty_assignment
+from xds_server.subscription import Flight, TypeState
 
 GATED = (CDS, LDS, RDS)  # each waits for the ACK of the one before
 FULL_STATE = (CDS, LDS)  # in SotW a resource that is absent from these is deleted
 REMOVALS = (LDS, RDS, CDS, EDS, SDS)  # a resource goes after whatever may refer to it
-REMEMBERED = 16  # refused versions of one resource that are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,58 +38,7 @@ class Timing:
 
     ack: float = 15.0  # a gate waits this long; one stuck cluster would otherwise hold every later change for ever
     grace: float = 1.0  # between the ACK of the last user and the removal: requests that wait in a filter, or retry
-
-
-@dataclass(slots=True)
-class _Flight:
-    """The one response of a type that waits for its ACK."""
-
-    nonce: str
-    version: str
-    added: dict[str, Resource]
-    prior: dict[str, Resource | None]
-    removed: tuple[str, ...]
-    since: float
-    completes: Snapshot | None  # with its ACK the client has all of this snapshot
-    overdue: bool = False
-
-    @property
-    def versions(self) -> dict[str, str]:
-        return {name: resource.version for name, resource in self.added.items()}
-
-
-class _Type:
-    """One type on one stream."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.sub = Subscription(url)
-        self.seen = False  # the client has asked for this type
-        self.sent: dict[str, Resource] = {}  # what the client holds once it has acknowledged the flight
-        self.asked: set[str] = set()  # names that wait for an answer
-        self.opened = False  # a wildcard that waits for an answer, even an empty one
-        self.flight: _Flight | None = None
-        self.serial = 0
-        self.view: Snapshot | None = None  # the snapshot that is being sent
-        self.done: Snapshot | None = None  # the newest that has been sent, and acknowledged or given up
-        self.acked = ""
-        self.refused: dict[str, dict[str, str]] = {}  # name -> version -> error
-        self.doubtful: set[str] = set()  # refused, and SotW did not say whether an older one is held
-        self.suspects: set[str] = set()  # one of them was refused, nobody knows which: they are tried one by one
-        self.retired: dict[str, float] = {}  # name -> when its last user was gone
-        self.checked: tuple[Collection, ...] = ()  # the collections that were compared with `sent` last
-
-    @property
-    def waiting(self) -> bool:
-        return self.flight is not None and not self.flight.overdue
-
-    def refusals(self, wanted: Collection) -> dict[str, str]:
-        """The versions wanted now that were refused: name -> error."""
-        return {
-            name: errors[wanted[name].version]
-            for name, errors in self.refused.items()
-            if name in wanted and wanted[name].version in errors
-        }
+    retry: float = 30.0  # after this a refused listener is sent once more: another program may have given back its port
 
 
 class AdsSession:
@@ -107,14 +55,14 @@ class AdsSession:
         self.node = Node()
         self._named = False
         self._target: Snapshot | None = None
-        self._types = {url: _Type(url) for url in (CDS, EDS, SDS, LDS, RDS)}
+        self._types = {url: TypeState(url) for url in (CDS, EDS, SDS, LDS, RDS)}
         self._facts: list[Fact] = []
 
     def receive(self, request: Request, now: float) -> list[Response]:
         """One request. The node of the first is the node of the stream; later ones are ignored."""
         if not self._named:
             self.node, self._named = request.node or self.node, True
-        kind = self._types.setdefault(request.type_url, _Type(request.type_url))
+        kind = self._types.setdefault(request.type_url, TypeState(request.type_url))
         if not self.delta and request.nonce and request.nonce != str(kind.serial):
             return []  # a request about the newest response will follow
         if kind.flight is not None and request.nonce == kind.flight.nonce:
@@ -138,6 +86,10 @@ class AdsSession:
                 flight.overdue = True
                 kind.checked = ()
                 self._facts.append(Overdue(self.node, kind.url, now - flight.since))
+        listeners = self._types[LDS]
+        if (since := listeners.refused.oldest()) is not None and now >= since + self.timing.retry:
+            listeners.refused.forget(now, self.timing.retry)
+            listeners.checked = ()
         return self._advance(now)
 
     def deadline(self) -> float | None:
@@ -145,6 +97,8 @@ class AdsSession:
         due = [kind.flight.since + self.timing.ack for kind in self._types.values() if kind.flight and kind.waiting]
         idle = (kind.retired.values() for kind in self._types.values() if kind.retired and not kind.waiting)
         due += [min(since) + self.timing.grace for since in idle]
+        if (since := self._types[LDS].refused.oldest()) is not None:
+            due.append(since + self.timing.retry)
         return min(due, default=None)
 
     def facts(self) -> list[Fact]:
@@ -162,7 +116,7 @@ class AdsSession:
         for kind in self._types.values():
             if not kind.seen:
                 continue
-            errors = kind.refusals(target.of_type(kind.url))
+            errors = kind.refused.errors(target.of_type(kind.url))
             behind = kind.flight is not None or (kind.url in GATED and kind.done is not self._target)
             state: State = "PENDING" if behind else "NACKED" if errors else "ACKED"
             types.append(TypeStatus(kind.url, state, kind.acked, len(kind.sent), errors))
@@ -170,14 +124,14 @@ class AdsSession:
 
     # What the client says.
 
-    def _subscribe(self, kind: _Type, request: Request) -> None:
+    def _subscribe(self, kind: TypeState, request: Request) -> None:
         change = kind.sub.delta(request.subscribe, request.unsubscribe) if self.delta else kind.sub.sotw(request.names)
         if not kind.seen:
             kind.seen = True
             # What the client held before this stream, without the bytes. A cluster that is being changed needs its endpoints anew.
             clusters = self._types[CDS].flight if kind.url == EDS else None
             again = clusters.added if clusters else {}
-            kind.sent = {n: Resource(n, b"", version) for n, version in request.initial.items() if n not in again}
+            kind.sent = {n: Resource.unknown(n, version) for n, version in request.initial.items() if n not in again}
             kind.asked = set(change.asked) - set(kind.sent)
             kind.opened = change.opened and not request.initial
             kind.done = None
@@ -194,34 +148,46 @@ class AdsSession:
         if change != type(change)() or request.initial:
             kind.checked = ()
 
-    def _acked(self, kind: _Type, flight: _Flight, now: float) -> None:
+    def _acked(self, kind: TypeState, flight: Flight, now: float) -> None:
         kind.flight, kind.acked = None, flight.version
         kind.suspects.difference_update(flight.added)
         self._completed(kind, flight)
+        self._retire(now)  # under a stream of snapshots there may be no other moment with nothing in flight
         if kind.url == LDS and flight.removed:
-            kind.refused.clear()  # the refusal may have been about a port that is free now
+            kind.refused.forget(now)  # the refusal may have been about a port that is free now
             kind.checked = ()
         self._facts.append(Acked(self.node, kind.url, flight.version, flight.versions, now - flight.since))
 
-    def _nacked(self, kind: _Type, flight: _Flight, error: str, now: float) -> None:
+    def _nacked(self, kind: TypeState, flight: Flight, error: str, now: float) -> None:
+        """A refused name keeps the version it had.
+
+        An error that names resources (CDS, LDS) is about these alone: the others are in use, what was removed is gone. One that
+        names none may have come before, after or in the middle of the response: what Envoy holds of it is unknown.
+        """
         kind.flight, kind.checked = None, ()
         named = blame(kind.url, error, flight.added)
         certain = bool(named) or len(flight.added) == 1
         blamed = named or tuple(flight.added)
+        whole = not self.delta and kind.url in FULL_STATE  # every response says all: `sent` has what can be sent again
         for name in blamed:
             resource, prior = flight.added[name], flight.prior[name]
             if kind.sent.get(name) is resource:
-                if prior is None:
+                if not certain and not whole:
+                    kind.sent[name] = Resource.unknown(name)
+                elif prior is not None:
+                    kind.sent[name] = prior
+                else:
                     del kind.sent[name]
                     kind.doubtful.add(name)
-                else:
-                    kind.sent[name] = prior
             if certain:
-                errors = kind.refused.setdefault(name, {})
-                errors[resource.version] = error
-                if len(errors) > REMEMBERED:
-                    del errors[next(iter(errors))]
+                kind.refused.add(resource, error, now)
                 kind.asked.discard(name)
+        if not named and whole:
+            kind.doubtful.update(flight.removed)
+        elif not named:
+            kind.sent.update(
+                (name, Resource.unknown(name)) for name in flight.removed if flight.prior[name] is not None
+            )
         if certain:
             kind.suspects -= flight.added.keys()
             self._completed(kind, flight)
@@ -231,7 +197,7 @@ class AdsSession:
         self._facts.append(Nacked(self.node, kind.url, flight.version, flight.versions, error, blamed, seconds))
 
     @staticmethod
-    def _completed(kind: _Type, flight: _Flight) -> None:
+    def _completed(kind: TypeState, flight: Flight) -> None:
         """Open the gate for this snapshot, though a newer one may follow at once: busy clusters must not starve routes."""
         if flight.completes is not None and flight.completes is kind.view:
             kind.done = flight.completes
@@ -255,7 +221,7 @@ class AdsSession:
             else:
                 yield from self._stage(kind, target, now)
 
-    def _stage(self, kind: _Type, view: Snapshot | None, now: float) -> Iterator[Response]:
+    def _stage(self, kind: TypeState, view: Snapshot | None, now: float) -> Iterator[Response]:
         if view is None or kind.waiting:
             return
         if not kind.seen:
@@ -277,7 +243,7 @@ class AdsSession:
         else:
             kind.done = view
 
-    def _missing(self, kind: _Type, view: Snapshot) -> tuple[list[Resource], list[str]]:
+    def _missing(self, kind: TypeState, view: Snapshot) -> tuple[list[Resource], list[str]]:
         """What the client lacks, and the names it asked for that do not exist."""
         target = self._target or view
         wanted = view.of_type(kind.url)
@@ -291,19 +257,20 @@ class AdsSession:
             if resource is None:
                 continue
             differs = held is not resource and (held is None or held.version != resource.version)
-            if differs and resource.version not in kind.refused.get(name, ()):
+            if differs and resource not in kind.refused:
                 added.append(resource)
             if asked:
                 kind.asked.discard(name)
         added.sort(key=lambda resource: resource.name)  # names are a set: equal sessions shall send equal bytes
         absent: list[str] = []
         for name in sorted(kind.asked):
-            older = next((s.of_type(kind.url)[name] for s in self._needed() if name in s.of_type(kind.url)), None)
+            older = [s.of_type(kind.url)[name] for s in self._needed() if name in s.of_type(kind.url)]
             if kind.url in GATED and name in target.of_type(kind.url):
                 continue  # it comes when its stage does
-            if older is not None:
-                added.append(older)
-            else:
+            good = [resource for resource in older if resource not in kind.refused]
+            if good:
+                added.append(good[0])
+            elif not older:
                 absent.append(name)
         kind.suspects &= {resource.name for resource in added}  # the others are no longer wanted
         innocent = [resource for resource in added if resource.name not in kind.suspects]
@@ -311,7 +278,7 @@ class AdsSession:
         kind.checked = () if kind.suspects else looked  # what is found here is sent at once
         return added, absent
 
-    def _without_endpoints(self, kind: _Type, name: str) -> Resource | None:
+    def _without_endpoints(self, kind: TypeState, name: str) -> Resource | None:
         """A known cluster gets an empty answer rather than none, or it would warm for ever."""
         if kind.url != EDS:
             return None
@@ -319,18 +286,18 @@ class AdsSession:
             return empty_assignment(name)
         return empty_assignment(name) if name in self._types[CDS].sent and name not in kind.sent else None
 
-    def _send(self, kind: _Type, view: Snapshot, added: list[Resource], removed: list[str], now: float) -> Response:
-        prior = {resource.name: kind.sent.get(resource.name) for resource in added}
+    def _send(self, kind: TypeState, view: Snapshot, added: list[Resource], removed: list[str], now: float) -> Response:
+        prior = {name: kind.sent.get(name) for name in (*(resource.name for resource in added), *removed)}
         kind.sent.update((resource.name, resource) for resource in added)
         for name in removed:
             kind.sent.pop(name, None)
             kind.retired.pop(name, None)
-        kind.asked -= prior.keys() | set(removed)
+        kind.asked -= prior.keys()
         kind.opened = False
         kind.serial += 1
         version = view.version(kind.url)
         completes = None if kind.suspects else view
-        flight = _Flight(str(kind.serial), version, {r.name: r for r in added}, prior, tuple(removed), now, completes)
+        flight = Flight(str(kind.serial), version, {r.name: r for r in added}, prior, tuple(removed), now, completes)
         kind.flight = flight
         if kind.url == CDS:
             self._rewarm(added)
@@ -360,15 +327,14 @@ class AdsSession:
     def _retire(self, now: float) -> bool:
         """Note what has lost its last user; True if something is due to be removed now."""
         needed = self._needed()
-        users: list[_Type] = []
+        users: list[TypeState] = []
         due = False
         for url in (*REMOVALS, *(url for url in self._types if url not in REMOVALS)):
             kind = self._types[url]
             obsolete = self._obsolete(kind, needed)
             kind.retired = {name: kind.retired[name] for name in obsolete if name in kind.retired}
-            leaving = any(user.retired or (user.flight is not None and user.flight.removed) for user in users)
             # A new listener may be refused because the old one still has its port, so LDS does not wait for LDS.
-            if obsolete and not leaving and (self._settled(RDS) if url == LDS else self._settled(LDS, RDS)):
+            if obsolete and self._quiet(refusals=url == LDS) and not any(user.excess for user in users):
                 for name in obsolete:
                     kind.retired.setdefault(name, now)
             due |= not kind.waiting and any(now >= since + self.timing.grace for since in kind.retired.values())
@@ -376,7 +342,7 @@ class AdsSession:
                 users.append(kind)
         return due
 
-    def _obsolete(self, kind: _Type, needed: list[Snapshot]) -> list[str]:
+    def _obsolete(self, kind: TypeState, needed: list[Snapshot]) -> list[str]:
         """What the client has and nobody needs; endpoints are needed as long as the client has their cluster."""
         users = [snapshot.of_type(kind.url) for snapshot in needed]
         if kind.url == EDS:
@@ -385,10 +351,17 @@ class AdsSession:
             return []
         return sorted(set(kind.sent).difference(*users))
 
-    def _settled(self, *urls: str) -> bool:
-        """Envoy uses the routes and listeners that we think it uses: none refused, none overdue, none unknown."""
-        for kind in (self._types[url] for url in urls):
-            unknown = kind.done is None or kind.suspects or (kind.flight is not None and kind.flight.overdue)
-            if kind.seen and (unknown or kind.refusals((kind.view or Snapshot()).of_type(kind.url))):
+    def _quiet(self, *, refusals: bool) -> bool:
+        """Envoy uses the listeners and routes of one snapshot, apart from `excess`: what they refer to is known.
+
+        Before an answer, or with one refused, it may use any version of before, and so clusters of any snapshot of before.
+        """
+        listeners, routes = self._types[LDS], self._types[RDS]
+        if listeners.view is None or routes.view is None or listeners.view.version(LDS) != routes.view.version(LDS):
+            return False
+        for kind, view in ((listeners, listeners.view), (routes, routes.view)):
+            if kind.done is not view or (kind.seen and (kind.flight or kind.suspects)):
                 return False
-        return self._types[LDS].seen or not self._types[CDS].sub.wildcard
+            if (kind is routes or not refusals) and kind.refused.errors(view.of_type(kind.url)):
+                return False
+        return listeners.seen or not self._types[CDS].sub.wildcard

@@ -40,6 +40,11 @@ class Resource:
             body = bytes(message)
         return cls(name, body, xxhash.xxh3_128_hexdigest(body))
 
+    @classmethod
+    def unknown(cls, name: str, version: str = "") -> "Resource":
+        """What a client holds, without the bytes; "" is the version of no bytes."""
+        return cls(name, b"", version)
+
 
 Collection = Mapping[str, Resource]  # by resource name
 

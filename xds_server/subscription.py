@@ -1,4 +1,4 @@
-"""Subscription: what one client asked of one resource type on one stream, in either variant of the protocol.
+"""One resource type on one stream: what the client asked for, in either variant of the protocol, and what it holds.
 
 Source: Envoy `docs/root/api-docs/xds_protocol.rst`, "How the client specifies what resources to return", with its table of
 `*`, the legacy wildcard of LDS and CDS, and re-subscription. Cases: tests/xds_server/test_subscription.py.
@@ -7,7 +7,8 @@ Source: Envoy `docs/root/api-docs/xds_protocol.rst`, "How the client specifies w
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from xds_server.snapshot import CDS, LDS
+from xds_server.blame import Refused
+from xds_server.snapshot import CDS, LDS, Collection, Resource, Snapshot
 
 WILDCARD = "*"
 
@@ -74,3 +75,54 @@ class Subscription:
             had and not self.wildcard,
             self.wildcard and not had,
         )
+
+
+@dataclass(slots=True)
+class Flight:
+    """The one response of a type that waits for its ACK."""
+
+    nonce: str
+    version: str
+    added: dict[str, Resource]
+    prior: dict[str, Resource | None]
+    removed: tuple[str, ...]
+    since: float
+    completes: Snapshot | None  # with its ACK the client has all of this snapshot
+    overdue: bool = False
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {name: resource.version for name, resource in self.added.items()}
+
+
+class TypeState:
+    """What AdsSession knows of one type on one stream."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.sub = Subscription(url)
+        self.seen = False  # the client has asked for this type
+        self.sent: dict[str, Resource] = {}  # what the client holds once it has acknowledged the flight
+        self.asked: set[str] = set()  # names that wait for an answer
+        self.opened = False  # a wildcard that waits for an answer, even an empty one
+        self.flight: Flight | None = None
+        self.serial = 0
+        self.view: Snapshot | None = None  # the snapshot that is being sent
+        self.done: Snapshot | None = None  # the newest that has been sent, and acknowledged or given up
+        self.acked = ""
+        self.refused = Refused()
+        self.doubtful: set[str] = set()  # not in `sent`, and yet SotW may hold it
+        self.suspects: set[str] = set()  # one of them was refused, nobody knows which: they are tried one by one
+        self.retired: dict[str, float] = {}  # name -> when its last user was gone
+        self.checked: tuple[Collection, ...] = ()  # the collections that were compared with `sent` last
+
+    @property
+    def waiting(self) -> bool:
+        return self.flight is not None and not self.flight.overdue
+
+    @property
+    def excess(self) -> bool:
+        """Envoy holds, or is losing, something that the view does not have, of whatever snapshot."""
+        if self.flight is not None and self.flight.removed:
+            return True
+        return self.view is None or not self.sent.keys() <= self.view.of_type(self.url).keys()

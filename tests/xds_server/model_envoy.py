@@ -1,7 +1,8 @@
 """A model of Envoy as an xDS client: subscriptions, warming, NACKs, and the invariant that a request would notice.
 
 Clusters warm until their endpoints come and hold the CDS answer back meanwhile; listeners warm until their routes come; routes do
-not warm. Source: Envoy `xds_protocol.rst`, and what Envoy 1.40 was seen to do. Resources are JSON: {"v", "bad", "refs"}.
+not warm. A refused cluster or listener keeps its version, and the rest of the response counts, removals too, in either variant.
+Source: Envoy `xds_protocol.rst`, and what Envoy 1.40 was seen to do. Resources are JSON: {"v", "bad", "refs"}.
 """
 
 import json
@@ -36,7 +37,9 @@ class ModelEnvoy:
         self.listeners: dict[str, tuple[str, str]] = {}  # active: name -> (version, route)
         self.warming_listeners: dict[str, tuple[str, str]] = {}
         self.routes: dict[str, tuple[str, frozenset[str]]] = {}
-        self.refused_clusters: set[str] = set()
+        self.refused_clusters: set[str] = set()  # and the server has no older version that it could send again
+        self.excused: dict[str, frozenset[str]] = {}  # route -> clusters that were refused when it came
+        self.taken: set[str] = set()  # listeners whose port another program has
         self.refusals = 0
         self.received = 0
         self.connect()
@@ -46,8 +49,10 @@ class ModelEnvoy:
         self.outbox.clear()
         self.withheld: Request | None = None
         self.nonces: dict[str, str] = {}
-        # SotW cannot say what it has, so the server cannot protect the routes of before until they are replaced.
+        # SotW cannot say what it has, so the server cannot protect the routes of before until they are replaced, nor a cluster of
+        # before whose new version is refused: every response is the whole state, and it knows no version to put in there.
         self.blind = set() if self.delta else set(self.routes)
+        self.foreign = set() if self.delta else {*self.clusters, *self.warming}
         self.asked = {EDS: sorted({*self.clusters, *self.warming}), RDS: sorted(self._wanted_routes())}
         held = {
             CDS: {**self.clusters, **self.warming},
@@ -75,10 +80,13 @@ class ModelEnvoy:
         self.check()
 
     def check(self) -> None:
-        """What a request would notice: an active route to a cluster that is not active."""
+        """What a request would notice: an active route to a cluster that is not active.
+
+        Nobody can make a cluster before its route if Envoy refuses the only version that the server knows: that alone is excused.
+        """
         for route in {route for _, route in self.listeners.values()} - self.blind:
             for cluster in self.routes.get(route, ("", frozenset()))[1]:
-                assert cluster in self.clusters or cluster in self.refused_clusters, f"{route} -> {cluster}: 503"
+                assert cluster in self.clusters or cluster in self.excused[route], f"{route} -> {cluster}: 503"
 
     def _answer(self, response: Response, error: str | None) -> Request:
         self.refusals += error is not None
@@ -98,8 +106,12 @@ class ModelEnvoy:
         for found in response.resources:
             if content(found)["bad"]:
                 errors.append(f"{found.name}: is bad")
-                self.refused_clusters.add(found.name)
-            elif self.warming.get(found.name, self.clusters.get(found.name)) != found.version:
+                if found.name in self.foreign or found.name not in {**self.clusters, **self.warming}:
+                    self.refused_clusters.add(found.name)
+                continue
+            self.refused_clusters.discard(found.name)
+            self.foreign.discard(found.name)
+            if self.warming.get(found.name, self.clusters.get(found.name)) != found.version:
                 self.warming[found.name] = found.version
         error = f"Error adding/updating cluster(s) {', '.join(errors)}" if errors else None
         self.withheld = self._answer(response, error)
@@ -126,8 +138,9 @@ class ModelEnvoy:
             self.warming_listeners.pop(name, None)
         errors = []
         for found in response.resources:
-            if content(found)["bad"]:
-                errors.append(f"{found.name}: is bad")
+            taken = found.name in self.taken and found.name not in {**self.listeners, **self.warming_listeners}
+            if content(found)["bad"] or taken:
+                errors.append(f"{found.name}: {'cannot bind' if taken else 'is bad'}")
                 continue
             self.warming_listeners[found.name] = (found.version, content(found)["refs"][0])
         error = "Error adding/updating listener(s) " + "\n".join(errors) if errors else None
@@ -155,6 +168,7 @@ class ModelEnvoy:
             if found.name in self.asked[RDS]:
                 self.blind.discard(found.name)
                 self.routes[found.name] = (found.version, frozenset(content(found)["refs"]))
+                self.excused[found.name] = self.routes[found.name][1] & self.refused_clusters
         self.outbox.append(self._answer(response, error))
         self._listen()
 
@@ -185,7 +199,7 @@ class ModelEnvoy:
             for name, one in wanted.items():
                 if url == RDS and name not in self.routes:
                     continue
-                if content(one)["bad"]:
+                if content(one)["bad"] or (url == LDS and name in self.taken and name not in versions):
                     if versions.get(name) == one.version:
                         found.append(f"bad {url} {name}")
                 elif versions.get(name) != one.version and not self._waits(snapshot, url, one):
@@ -195,10 +209,11 @@ class ModelEnvoy:
                 found.append(f"missing endpoints {name}")
         return found
 
-    @staticmethod
-    def _keeps(snapshot: Snapshot) -> bool:
+    def _keeps(self, snapshot: Snapshot) -> bool:
         """While it refuses routes or listeners, what they may still use is not taken away."""
-        return any(content(one)["bad"] for url in (LDS, RDS) for one in snapshot.of_type(url).values())
+        return bool(self.taken & snapshot.of_type(LDS).keys()) or any(
+            content(one)["bad"] for url in (LDS, RDS) for one in snapshot.of_type(url).values()
+        )
 
     @staticmethod
     def _waits(snapshot: Snapshot, url: str, one: Resource) -> bool:

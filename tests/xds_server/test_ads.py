@@ -1,5 +1,6 @@
 """AdsSession against the model Envoy, then its rules one by one."""
 
+import math
 from collections import deque
 
 import hypothesis.strategies as st
@@ -45,11 +46,11 @@ class Machine(RuleBasedStateMachine):
         self.now = 0.0
         self.envoy = ModelEnvoy(delta=self.delta)
         self.snapshot = snapshot
-        self.refused: set[tuple[str, str, str]] = set()
+        self.refused: dict[tuple[str, str, str], float] = {}  # when
         self.open()
 
     def open(self) -> None:
-        self.session = AdsSession(delta=self.delta, timing=Timing(ack=1e9, grace=1.0))
+        self.session = AdsSession(delta=self.delta, timing=Timing(ack=1e9, grace=1.0, retry=30.0))
         self.wire: deque[Response] = deque()
         self.tried: dict[tuple[str, str, str], int] = {}
         self.send(self.session.update(self.snapshot, self.now))
@@ -60,11 +61,13 @@ class Machine(RuleBasedStateMachine):
         for fact in self.session.facts():
             if isinstance(fact, Pushed):
                 for name, version in fact.resources.items():
-                    assert (fact.type_url, name, version) not in self.refused, "a refused version was sent again"
+                    since = self.refused.get((fact.type_url, name, version), -math.inf)
+                    retried = fact.type_url == LDS and self.now >= since + 30.0  # and the port may be free now
+                    assert since == -math.inf or retried, "a refused version was sent again"
             if isinstance(fact, Nacked) and (len(fact.resources) == 1 or fact.type_url != RDS):
-                self.refused |= {(fact.type_url, name, fact.resources[name]) for name in fact.blamed}
+                self.refused |= {(fact.type_url, name, fact.resources[name]): self.now for name in fact.blamed}
             if isinstance(fact, Acked) and fact.type_url == LDS:  # a removal frees ports, so listeners are tried again
-                self.refused = {key for key in self.refused if key[0] != LDS}
+                self.refused = {key: since for key, since in self.refused.items() if key[0] != LDS}
         self.wire.extend(responses)
 
     @rule(snapshot=snapshots())
@@ -82,7 +85,11 @@ class Machine(RuleBasedStateMachine):
         for _ in range(min(count, len(self.envoy.outbox))):
             self.send(self.session.receive(self.envoy.outbox.popleft(), self.now))
 
-    @rule(seconds=st.sampled_from([0.1, 0.6, 2.0]))
+    @rule(taken=st.sets(st.sampled_from(["l0", "l1"]), max_size=1))
+    def ports(self, taken: set[str]) -> None:
+        self.envoy.taken = taken
+
+    @rule(seconds=st.sampled_from([0.1, 0.6, 2.0, 30.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
         self.send(self.session.tick(self.now))
@@ -90,17 +97,18 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def reconnect(self) -> None:
         self.envoy.connect()
-        self.refused = set()
+        self.refused = {}
         self.open()
 
     @rule()
     def settle(self) -> None:
+        until = self.now + 60.0  # whatever was refused is tried again, and what that frees is removed
         for _ in range(1000):
             if self.envoy.outbox:
                 self.send(self.session.receive(self.envoy.outbox.popleft(), self.now))
             elif self.wire:
                 self.envoy.deliver(self.wire.popleft())
-            elif (due := self.session.deadline()) is not None and due < 1e8:
+            elif (due := self.session.deadline()) is not None and due < until:
                 self.now = max(due, self.now)
                 self.send(self.session.tick(self.now))
             else:
@@ -116,7 +124,9 @@ class Machine(RuleBasedStateMachine):
     def reconnect_with_everything(self) -> None:
         self.settle()
         if self.delta and not any(
-            content(one)["bad"] for kind in self.snapshot.resources.values() for one in kind.values()
+            content(one)["bad"] or name in self.envoy.taken
+            for kind in self.snapshot.resources.values()
+            for name, one in kind.items()
         ):
             self.reconnect()
             before = self.envoy.received
@@ -125,6 +135,7 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "session"):
+            self.envoy.taken = set()
             self.settle()
 
 
@@ -286,6 +297,33 @@ def test_a_listener_whose_port_was_taken_is_tried_again_once_the_port_is_free() 
     assert peer.ack(LDS, "Error adding/updating listener(s) m: has duplicate address") == []
     assert peer.wait(1.0) == [(LDS, [], ["l"])]
     assert peer.ack(LDS) == [(LDS, ["m"], [])]
+
+
+@pytest.mark.parametrize("delta", [True, False])
+def test_a_refused_listener_is_tried_again_every_thirty_seconds(delta: bool) -> None:
+    peer = Peer(delta=delta)
+    peer.update(Snapshot.of(listeners=[resource("l"), resource("m")]))
+    assert peer.ask(CDS) == [(CDS, [], [])]
+    peer.ask(LDS)
+    assert peer.ack(CDS) == [(LDS, ["l", "m"], [])]
+    again = [(LDS, ["m"] if delta else ["l", "m"], [])]
+    for _ in range(2):
+        assert peer.ack(LDS, "Error adding/updating listener(s) m: cannot bind") == []
+        assert peer.session.deadline() == peer.now + 30.0
+        assert peer.wait(29.9) == []
+        assert peer.wait(0.1) == again
+    assert peer.ack(LDS) == []
+    assert {found.state for found in peer.session.status().types} == {"ACKED"}
+    assert peer.wait(100.0) == []
+
+
+def test_a_refused_cluster_is_not_tried_again() -> None:
+    peer = Peer()
+    peer.update(one("a"))
+    peer.ask(CDS)
+    peer.ack(CDS, "Error adding/updating cluster(s) a: is bad")
+    assert peer.session.deadline() is None
+    assert peer.wait(100.0) == []
 
 
 def test_delta_says_that_a_name_does_not_exist_and_answers_a_second_subscription() -> None:
