@@ -109,7 +109,6 @@ class ModelEnvoy:
                 if found.name in self.foreign or found.name not in {**self.clusters, **self.warming}:
                     self.refused_clusters.add(found.name)
                 continue
-            self.refused_clusters.discard(found.name)
             self.foreign.discard(found.name)
             if self.warming.get(found.name, self.clusters.get(found.name)) != found.version:
                 self.warming[found.name] = found.version
@@ -130,6 +129,7 @@ class ModelEnvoy:
                 self.endpoints[found.name] = found.version
             if found.name in self.warming:
                 self.clusters[found.name] = self.warming.pop(found.name)
+                self.refused_clusters.discard(found.name)  # not before: a route of the refused version may still be on its way
         self._release()
 
     def _lds(self, response: Response) -> None:
