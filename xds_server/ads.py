@@ -45,8 +45,9 @@ class AdsSession:
     """Feed it requests, snapshots and time; each returns the responses to send. Facts and status are read off it.
 
     `now` is any monotonic number of seconds. At most one response of a type is unanswered; a newer snapshot replaces what has
-    not been sent. A version that Envoy refused is not sent again on this stream, unless the refusal may have been about another
-    resource of the same response (RDS errors name none): then each is tried once more alone.
+    not been sent. A version that Envoy refused is not sent again on this stream, but
+    - when the refusal may have been about another resource of the response (RDS errors name none), each is tried once more alone;
+    - a listener is tried again after `Timing.retry`, and when another is gone: its port may be free now.
     """
 
     def __init__(self, *, delta: bool, timing: Timing = Timing()) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from xds_server.ads import AdsSession
 from xds_server.facts import Node, Request, Response
 from xds_server.snapshot import CDS, EDS, LDS, RDS, Resource, Snapshot
 
@@ -129,7 +130,9 @@ class ModelEnvoy:
                 self.endpoints[found.name] = found.version
             if found.name in self.warming:
                 self.clusters[found.name] = self.warming.pop(found.name)
-                self.refused_clusters.discard(found.name)  # not before: a route of the refused version may still be on its way
+                self.refused_clusters.discard(
+                    found.name
+                )  # not before: a route of the refused version may still be on its way
         self._release()
 
     def _lds(self, response: Response) -> None:
@@ -219,3 +222,45 @@ class ModelEnvoy:
     def _waits(snapshot: Snapshot, url: str, one: Resource) -> bool:
         """A listener whose routes are refused."""
         return url == LDS and content(snapshot.of_type(RDS)[content(one)["refs"][0]])["bad"]
+
+
+ANY = Node("n", "c")
+
+
+class Peer:
+    """A hand-driven client: `ack` and `nack` answer the newest response of a type."""
+
+    def __init__(self, *, delta: bool = True) -> None:
+        self.session = AdsSession(delta=delta)
+        self.now = 0.0
+        self.last: dict[str, Response] = {}
+        self.names: dict[str, tuple[str, ...]] = {}
+
+    def took(self, responses: list[Response]) -> list[tuple[str, list[str], list[str]]]:
+        self.last.update({response.type_url: response for response in responses})
+        return [(r.type_url, [found.name for found in r.resources], list(r.removed)) for r in responses]
+
+    def update(self, snapshot: Snapshot) -> list[tuple[str, list[str], list[str]]]:
+        return self.took(self.session.update(snapshot, self.now))
+
+    def ask(self, url: str, *names: str, **more: object) -> list[tuple[str, list[str], list[str]]]:
+        self.names[url] = names
+        key = "subscribe" if self.session.delta else "names"
+        return self.took(self.session.receive(Request(url, node=ANY, **{key: names, **more}), self.now))  # type: ignore[arg-type]
+
+    def ack(self, url: str, error: str | None = None) -> list[tuple[str, list[str], list[str]]]:
+        names = () if self.session.delta else self.names.get(url, ())
+        return self.took(self.session.receive(Request(url, self.last[url].nonce, error, names=names), self.now))
+
+    def wait(self, seconds: float) -> list[tuple[str, list[str], list[str]]]:
+        self.now += seconds
+        return self.took(self.session.tick(self.now))
+
+
+def one(cluster: str, *, endpoints: int = 0) -> Snapshot:
+    return Snapshot.of(
+        clusters=[resource(cluster)],
+        endpoints=[resource(cluster, endpoints)],
+        listeners=[resource("l", refs=["r"])],
+        routes=[resource("r", refs=[cluster])],
+    )

@@ -1,10 +1,12 @@
-"""Subscription: the table of `xds_protocol.rst` for `*`, the legacy wildcard and re-subscription."""
+"""Subscription: the table of `xds_protocol.rst` for `*`, the legacy wildcard and re-subscription; and what a NACK says."""
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from xds_server.snapshot import CDS, EDS, LDS
+from tests.xds_server.model_envoy import resource
+from xds_server.blame import REMEMBERED, Refused, blame
+from xds_server.snapshot import CDS, EDS, LDS, RDS
 from xds_server.subscription import Change, Subscription
 
 NAMES = st.lists(st.sampled_from(["a", "b", "c"]))
@@ -70,3 +72,29 @@ def test_delta_what_is_asked_is_covered(requests: list[tuple[list[str], list[str
     for subscribe, unsubscribe in requests:
         change = subscription.delta(subscribe, unsubscribe)
         assert all(subscription.covers(name) for name in change.asked)
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "blamed"),
+    [
+        (CDS, "Error adding/updating cluster(s) b: no, c: bad", ("b", "c")),
+        (LDS, "Error adding/updating listener(s) b: cannot bind\nc: bad", ("b", "c")),
+        (RDS, "missing ]: [", ()),
+        (CDS, "something else", ()),
+    ],
+)
+def test_blame(url: str, error: str, blamed: tuple[str, ...]) -> None:
+    assert blame(url, error, ["a", "b", "c"]) == blamed
+
+
+def test_refusals_are_forgotten_the_oldest_first() -> None:
+    refused = Refused()
+    versions = [resource("r", number) for number in range(REMEMBERED + 1)]
+    for now, found in enumerate(versions):
+        refused.add(found, f"error {now}", float(now))
+    assert [found in refused for found in versions] == [False] + [True] * REMEMBERED
+    assert refused.errors({"r": versions[3], "s": versions[4]}) == {"r": "error 3"}
+    refused.forget(now=5.0, after=2.0)
+    assert refused.oldest() == 4.0
+    refused.forget(now=99.0)
+    assert refused.oldest() is None
