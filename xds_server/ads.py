@@ -87,10 +87,9 @@ class AdsSession:
                 flight.overdue = True
                 kind.checked = ()
                 self._facts.append(Overdue(self.node, kind.url, now - flight.since))
-        listeners = self._types[LDS]
-        if (since := listeners.refused.oldest()) is not None and now >= since + self.timing.retry:
-            listeners.refused.forget(now, self.timing.retry)
-            listeners.checked = ()
+        if (retry := self._retry()) is not None and now >= retry:
+            self._types[LDS].refused.forget(now, self.timing.retry)
+            self._types[LDS].checked = ()
         return self._advance(now)
 
     def deadline(self) -> float | None:
@@ -98,9 +97,13 @@ class AdsSession:
         due = [kind.flight.since + self.timing.ack for kind in self._types.values() if kind.flight and kind.waiting]
         idle = (kind.retired.values() for kind in self._types.values() if kind.retired and not kind.waiting)
         due += [min(since) + self.timing.grace for since in idle]
-        if (since := self._types[LDS].refused.oldest()) is not None:
-            due.append(since + self.timing.retry)
+        due += [retry for retry in (self._retry(),) if retry is not None]
         return min(due, default=None)
+
+    def _retry(self) -> float | None:
+        """When a refusal of a listener ends: not before it can be sent again, since until then Envoy has what it had."""
+        since = None if self._types[LDS].waiting else self._types[LDS].refused.oldest()
+        return None if since is None else since + self.timing.retry
 
     def facts(self) -> list[Fact]:
         """What happened since the last call."""
