@@ -54,7 +54,11 @@ def _run(command: Parser) -> None:
         help="worker threads of that Envoy (default: one per processor)",
     )
     option(
-        "--admin", type=address, default="127.0.0.1:19000", metavar="ADDRESS", help="its admin (default: %(default)s)"
+        "--admin",
+        type=address,
+        default="127.0.0.1:19000",
+        metavar="ADDRESS",
+        help="where that Envoy's admin is (default: %(default)s)",
     )
     option(
         "--xds",
@@ -62,9 +66,15 @@ def _run(command: Parser) -> None:
         action="append",
         default=[],
         metavar="ADDRESS",
-        help="serve xDS here too, for other Envoys",
+        help="serve xDS here too, for other Envoys; may be given several times",
     )
-    option("--picker", type=address, default=None, metavar="ADDRESS", help="serve the picker here, for other Envoys")
+    option(
+        "--picker",
+        type=address,
+        default=None,
+        metavar="ADDRESS",
+        help="serve the picker here, for other Envoys; they are told this address as it is, so not 0.0.0.0",
+    )
     option(
         "--telemetry",
         type=address,
@@ -83,23 +93,23 @@ def _run(command: Parser) -> None:
         type=share,
         default=1.0,
         metavar="SHARE",
-        help="of the successes (default: 1.0; errors: always)",
+        help="share of the successes to log, from 0 to 1 (default: 1.0); errors are always logged",
     )
     option(
         "--max-body",
         type=size,
         default=32 << 20,
         metavar="SIZE",
-        help="of a request, e.g. 32Mi; beyond it 413 (default: 32Mi)",
+        help="the largest request body, in bytes or with Ki, Mi or Gi; a larger one gets 413 (default: 32Mi)",
     )
     option(
         "--picker-timeout",
         type=seconds,
         default=2.0,
         metavar="SECONDS",
-        help="then a pool's failureMode decides (default: 2)",
+        help="how long Envoy waits for a decision; after that the pool's failureMode decides (default: 2)",
     )
-    option("-v", "--verbose", action="store_true")
+    option("-v", "--verbose", action="store_true", help="log more")
     command.set_defaults(act=lambda given: go(_serve(_settings(given)), verbose=given.verbose))
 
 
@@ -108,15 +118,21 @@ def _demo(command: Parser) -> None:
 
     command.description = demo.__doc__ or ""
     option = command.add_argument
-    option("--manifests", type=Path, default=None, metavar="DIR", help="default: examples/quickstart")
+    option(
+        "--manifests",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="directory of manifests (default: examples/quickstart)",
+    )
     listen_options(command)
     option("--once", action="store_true", help="run for --seconds, print one line of JSON, fail if any request failed")
     option(
         "--seconds", type=seconds, default=20.0, help="how long --once sends traffic, at most 45 (default: %(default)s)"
     )
     option("--rate", type=rate, default=12.0, metavar="N", help="requests a second (default: %(default)s)")
-    option("--seed", type=int, default=0)
-    option("-v", "--verbose", action="store_true")
+    option("--seed", type=int, default=0, metavar="N", help="the same seed sends the same texts (default: 0)")
+    option("-v", "--verbose", action="store_true", help="log more")
     command.set_defaults(act=lambda given: go(demo.main(given), verbose=given.verbose))
 
 
@@ -124,9 +140,11 @@ def _translate(command: Parser) -> None:
     from penstock import offline  # noqa: PLC0415
 
     command.description = offline.__doc__ or ""
-    command.add_argument("directory", type=Path, metavar="DIR")
-    command.add_argument("--output", choices=("yaml", "json"), default="yaml")
-    command.add_argument("--show", choices=("all", "envoy", "status"), default="all")
+    command.add_argument("directory", type=Path, metavar="DIR", help="directory of manifests, read recursively")
+    command.add_argument("--output", choices=("yaml", "json"), default="yaml", help="default: yaml")
+    command.add_argument(
+        "--show", choices=("all", "envoy", "status"), default="all", help="which part to print (default: all)"
+    )
     listen_options(command)
     command.set_defaults(act=offline.main)
 
@@ -137,9 +155,20 @@ def _bootstrap(command: Parser) -> None:
     )
     option = command.add_argument
     option("--xds", type=address, required=True, metavar="ADDRESS", help="of the xDS server: HOST:PORT or unix:PATH")
-    option("--node-id", default="envoy-1", help="unique in the fleet (default: %(default)s)")
-    option("--fleet", default="penstock", help="node.cluster: which configuration it gets (default: %(default)s)")
-    option("--admin", type=address, default="127.0.0.1:19000", metavar="ADDRESS")
+    option("--node-id", default="envoy-1", metavar="ID", help="unique in the fleet (default: %(default)s)")
+    option(
+        "--fleet",
+        default="penstock",
+        metavar="NAME",
+        help="node.cluster, shown in /status; every fleet gets the same configuration (default: %(default)s)",
+    )
+    option(
+        "--admin",
+        type=address,
+        default="127.0.0.1:19000",
+        metavar="ADDRESS",
+        help="where that Envoy's admin listens (default: %(default)s)",
+    )
     command.set_defaults(act=_print_bootstrap)
 
 

@@ -5,40 +5,82 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from penstock.sim.engine import EngineSettings
 from penstock.sim.faults import KINDS
 from penstock.sim.latency import Latency
 from penstock.sim.server import SimServer, SimSettings
 
+_DESCRIPTION = "One simulated model server: the OpenAI API with invented text, and the metrics of vLLM."
+
 
 def parser() -> argparse.ArgumentParser:
     """Options and their defaults; docs quote `--help`."""
-    made = argparse.ArgumentParser(prog="penstock sim", description=__doc__)
+    made = argparse.ArgumentParser(prog="penstock sim", description=_DESCRIPTION)
     option, latency = made.add_argument, Latency()
-    option("--host", default="127.0.0.1")
-    option("--port", type=int, default=8000, help="0: any free one, which is printed")
-    option("--name", default="", help="value of the response header x-sim-server (default: sim-PORT)")
-    option("--models", default="base", help="served names of the model, comma separated")
-    option("--loras", default="", help="adapters, comma separated")
-    option("--max-loras", type=int, default=0, help="adapters in one batch (default: as many as there are)")
-    option("--max-num-seqs", type=int, default=8, help="requests in one batch (default: %(default)s)")
-    option("--max-model-len", type=int, default=32768)
-    option("--kv-blocks", type=int, default=4096)
-    option("--block-size", type=int, default=16, help="tokens of a KV block (default: %(default)s)")
-    option("--prefill-ms-per-token", type=float, default=latency.prefill_ms_per_token)
-    option("--decode-ms", type=float, default=latency.decode_ms)
-    option("--overhead-ms", type=float, default=latency.overhead_ms)
-    option("--lora-ms", type=float, default=latency.lora_ms, help="to load an adapter")
-    option("--slowdown", type=float, default=latency.decode_slowdown, help="added factor when the batch is full")
-    option("--jitter", type=float, default=latency.jitter, help="0.1: every time is 10 %% more or less")
+    millis = partial(option, type=float, metavar="MS")
+    option("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     option(
-        "--max-queued", type=int, default=0, help="waiting requests beyond which the answer is 503 (default: no limit)"
+        "--port", type=int, default=8000, metavar="N", help="0: any free one, which is printed (default: %(default)s)"
     )
-    option("--seed", type=int, default=0)
-    option("--fail-rate", type=float, default=0.0)
-    option("--fail-kind", default="500", choices=KINDS)
-    option("--kill-after-tokens", type=int, default=0, help="die when so many tokens were generated")
+    option("--name", default="", help="value of the response header x-sim-server (default: sim-PORT)")
+    option("--models", default="base", help="served names of the model, comma separated (default: %(default)s)")
+    option("--loras", default="", help="adapters, comma separated")
+    option(
+        "--max-loras", type=int, default=0, metavar="N", help="adapters in one batch (default: as many as there are)"
+    )
+    option("--max-num-seqs", type=int, default=8, metavar="N", help="requests in one batch (default: %(default)s)")
+    option("--max-model-len", type=int, default=32768, metavar="N", help="tokens of the context (default: %(default)s)")
+    option("--kv-blocks", type=int, default=4096, metavar="N", help="blocks of the KV cache (default: %(default)s)")
+    option("--block-size", type=int, default=16, metavar="N", help="tokens of a KV block (default: %(default)s)")
+    millis(
+        "--prefill-ms-per-token",
+        default=latency.prefill_ms_per_token,
+        help="of a prompt token that is not cached (default: %(default)s)",
+    )
+    millis("--decode-ms", default=latency.decode_ms, help="of an output token (default: %(default)s)")
+    millis(
+        "--overhead-ms", default=latency.overhead_ms, help="of a request, before its first token (default: %(default)s)"
+    )
+    millis("--lora-ms", default=latency.lora_ms, help="to load an adapter (default: %(default)s)")
+    option(
+        "--slowdown",
+        type=float,
+        default=latency.decode_slowdown,
+        metavar="FACTOR",
+        help="added when the batch is full: 2 makes it 3 times slower (default: %(default)s)",
+    )
+    option(
+        "--jitter",
+        type=float,
+        default=latency.jitter,
+        metavar="SHARE",
+        help="0.1: every time is up to 10 %% more or less (default: %(default)s)",
+    )
+    option(
+        "--max-queued",
+        type=int,
+        default=0,
+        metavar="N",
+        help="waiting requests beyond which the answer is 503 (default: no limit)",
+    )
+    option("--seed", type=int, default=0, metavar="N", help="of all that is random (default: %(default)s)")
+    option(
+        "--fail-rate",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the requests that fail, from 0 to 1 (default: %(default)s)",
+    )
+    option("--fail-kind", default="500", choices=KINDS, help="how they fail (default: %(default)s)")
+    option(
+        "--kill-after-tokens",
+        type=int,
+        default=0,
+        metavar="N",
+        help="die when so many tokens were generated (default: never)",
+    )
     return made
 
 
