@@ -25,7 +25,6 @@ DEFAULT = Timing()
 MAX_AGE_S = (10 * 3600, 12 * 3600)  # a connection ends some time in between, so that replicas share the fleet again
 OPTIONS = (
     ("grpc.max_connection_age_grace_ms", 120_000),
-    ("grpc.so_reuseport", 0),  # a port that is taken is an error, not a second server behind it
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),

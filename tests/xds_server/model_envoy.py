@@ -39,6 +39,7 @@ class ModelEnvoy:
         self.warming_listeners: dict[str, tuple[str, str]] = {}
         self.routes: dict[str, tuple[str, frozenset[str]]] = {}
         self.refused_clusters: set[str] = set()  # and the server has no older version that it could send again
+        self.ever_refused: set[str] = set()  # the server remembers the version: it sends it no second time
         self.excused: dict[str, frozenset[str]] = {}  # route -> clusters that were refused when it came
         self.taken: set[str] = set()  # listeners whose port another program has
         self.refusals = 0
@@ -103,10 +104,12 @@ class ModelEnvoy:
         for name in self._gone(response, {**self.clusters, **self.warming}):
             for kept in (self.clusters, self.warming, self.endpoints):
                 kept.pop(name, None)
+            self.refused_clusters |= {name} & self.ever_refused
         errors = []
         for found in response.resources:
             if content(found)["bad"]:
                 errors.append(f"{found.name}: is bad")
+                self.ever_refused.add(found.name)
                 if found.name in self.foreign or found.name not in {**self.clusters, **self.warming}:
                     self.refused_clusters.add(found.name)
                 continue
