@@ -10,7 +10,7 @@ from pathlib import Path
 
 from penstock.arguments import Parser, address, count, listen_of, listen_options, rate, seconds, share, size
 from penstock.bootstrap import bootstrap
-from penstock.process import calm_garbage_collection, go, until_signal
+from penstock.process import UserError, calm_garbage_collection, go, until_signal
 from penstock.settings import Proxy, Settings
 
 _SIM = "sim"  # has its own parser, in penstock.sim.cli
@@ -110,7 +110,7 @@ def _run(command: Parser) -> None:
         help="how long Envoy waits for a decision; after that the pool's failureMode decides (default: 2)",
     )
     option("-v", "--verbose", action="store_true", help="log more")
-    command.set_defaults(act=lambda given: go(_serve(_settings(given)), verbose=given.verbose))
+    command.set_defaults(act=lambda given: go(_serve(given), verbose=given.verbose))
 
 
 def _demo(command: Parser) -> None:
@@ -178,6 +178,10 @@ def _print_bootstrap(given: argparse.Namespace) -> int:
 
 
 def _settings(given: argparse.Namespace) -> Settings:
+    if given.no_envoy and not (given.xds and given.picker):
+        raise UserError("--no-envoy serves other Envoys: say where, by --xds ADDRESS and --picker ADDRESS")
+    if given.picker and given.picker.rpartition(":")[0] in {"0.0.0.0", "[::]"}:  # noqa: S104
+        raise UserError(f"--picker {given.picker} is handed to the Envoys as written: name an address that they reach")
     return Settings(
         manifests=given.manifests,
         listen=listen_of(given),
@@ -192,11 +196,11 @@ def _settings(given: argparse.Namespace) -> Settings:
     )
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(given: argparse.Namespace) -> int:
     from penstock.run import running  # noqa: PLC0415  `translate` and `bootstrap` start faster without it
 
     stop = until_signal()
-    async with running(settings) as gateway:
+    async with running(_settings(given)) as gateway:
         calm_garbage_collection()
         logging.getLogger("penstock").info("ready: %s", gateway.addresses())
         await stop.wait()

@@ -17,6 +17,7 @@ from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from ruamel.yaml import YAML
 
 from penstock.arguments import listen_of
+from picker.picker import config_problems
 from xds_server import status
 from xds_server.model.graph import Graph
 from xds_server.resolve import resolve
@@ -34,13 +35,20 @@ _MESSAGES: dict[str, tuple[str, Any]] = {
 
 def main(given: argparse.Namespace) -> int:
     try:
-        state = files.read(given.directory).state
+        reading = files.read(given.directory)
     except OSError as error:
         print(f"penstock translate: error: {given.directory}: {error.strerror}", file=sys.stderr)
         return 2
+    if not reading.stamps:
+        print(
+            f"penstock translate: error: {given.directory} holds no manifest ({', '.join(files.SUFFIXES)})",
+            file=sys.stderr,
+        )
+        return 2
     listen = listen_of(given)
-    graph = resolve(state)
-    graph = replace(graph, problems=tuple(files.located(each, given.directory) for each in graph.problems))
+    graph = resolve(reading.state)
+    problems = (*graph.problems, *config_problems(graph.pools.values()))
+    graph = replace(graph, problems=tuple(files.located(each, given.directory) for each in problems))
     print(
         render(graph, translate(graph, DataPlane(bind=listen.address, binds=listen.binds)), given.show, given.output),
         end="",

@@ -81,6 +81,10 @@ class Gateway:
         plane = settings.plane(self.folder)
         sockets = [plane.socket(port.number) for port in graph.ports] if graph else []
         listeners = ", ".join(f"{host}:{port}" for host, port in sockets) or "no listener yet"
+        if not settings.proxy.start:
+            listeners = (
+                f"for Envoys that listen on {listeners}; xDS {', '.join(settings.xds)}, picker {settings.picker}"
+            )
         proxy = settings.proxy
         admin = f", Envoy's admin http://{proxy.admin}" if proxy.start and proxy.admin else ""
         telemetry = f", telemetry http://{settings.telemetry}/metrics and /status" if settings.telemetry else ""

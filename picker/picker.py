@@ -4,7 +4,7 @@ It joins the stages (admission, candidates, prefixes, pick) and owns what is lea
 between two requests.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,7 +89,22 @@ class State:
         try:
             self.profile = profile.DEFAULT if pool.config is None else profile.read(pool.config)
         except ConfigError as error:
-            self.problem = Problem(pool.ref, error.field, "InvalidConfig", error.message)
+            ref, source = pool.config_of or (pool.ref, "")
+            message = f"{error.message}; the last good configuration stays in effect"
+            self.problem = Problem(ref, error.field, "InvalidConfig", message, source)
+
+
+def config_problems(pools: Iterable[Pool]) -> tuple[Problem, ...]:
+    """What is wrong with the configurations of these pools, without serving them."""
+    states = [State(pool) for pool in pools]
+    for state in states:
+        state.update(state.pool)
+    return _problems(states)
+
+
+def _problems(states: Iterable[State]) -> tuple[Problem, ...]:
+    """Each once: pools may share a configuration."""
+    return tuple(dict.fromkeys(state.problem for state in states if state.problem is not None))
 
 
 class Picker:
@@ -113,7 +128,7 @@ class Picker:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """The profiles that could not be read."""
-        return tuple(state.problem for state in self._states.values() if state.problem is not None)
+        return _problems(self._states.values())
 
     def profile(self, pool: str) -> Profile | None:
         """The profile in force, with its notes."""

@@ -46,7 +46,7 @@ async def main(given: argparse.Namespace) -> int:
     if not found:
         raise UserError(f"no route of {directory} leads to a pool with the annotation {SIMULATE}")
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(_servers(state, graph))
+        servers = await stack.enter_async_context(_servers(state, graph))
         gateway = await stack.enter_async_context(running(settings))
         figures = Figures()
         gateway.watch(figures.observe)
@@ -55,10 +55,14 @@ async def main(given: argparse.Namespace) -> int:
         print(_greeting(gateway, f"http://{host}:{port}", found[0]), file=sys.stderr, flush=True)
         seconds = min(given.seconds, _LONGEST) if given.once else None
         async with asyncio.TaskGroup() as tasks:
-            drawing = tasks.create_task(live(gateway, figures, once=given.once))
+            beside = [
+                tasks.create_task(live(gateway, figures, once=given.once)),
+                tasks.create_task(_last(servers)),
+            ]
             await client.run(stop, seconds)
             await _until(lambda: figures.requests >= client.sent, _PATIENCE)
-            drawing.cancel()
+            for task in beside:
+                task.cancel()
     if given.once:
         result = {
             "requests": client.sent,
@@ -114,7 +118,7 @@ def _any_port(address: str) -> int:
 
 
 @asynccontextmanager
-async def _servers(state: ClusterState, graph: Graph) -> AsyncIterator[None]:
+async def _servers(state: ClusterState, graph: Graph) -> AsyncIterator[asyncio.subprocess.Process]:
     """The simulated servers, in one process of their own: they must not take time from the picker's event loop."""
     commands = [
         [
@@ -136,11 +140,17 @@ async def _servers(state: ClusterState, graph: Graph) -> AsyncIterator[None]:
     try:
         if process.stdout is None or await process.stdout.readline() != b"ready\n":
             raise UserError("the simulated servers did not start; what they said is above")
-        yield
+        yield process
     finally:
         with suppress(ProcessLookupError):
             process.terminate()
         await process.wait()
+
+
+async def _last(servers: asyncio.subprocess.Process) -> None:
+    """Raises when the servers are gone before the demo ends."""
+    code = await servers.wait()
+    raise UserError(f"the simulated servers ended with status {code}")
 
 
 async def _until(true: Callable[[], bool], patience: float) -> None:

@@ -79,16 +79,18 @@ def table(gateway: Gateway, figures: Figures) -> Table:
     for name in ("reqs", "TTFT", "cached", "run", "queue", "open", "err"):  # fits 80 columns
         made.add_column(name, justify="right", no_wrap=True)
     last = ""
+    pools = {model: {pool for pool, other, _ in figures.rows if other == model} for _, model, _ in figures.rows}
     for (pool, model, endpoint), row in sorted(figures.rows.items()):
         load = gateway.signals.loads(pool).get(endpoint)
+        name = model if len(pools[model]) == 1 else f"{model} ({pool.rpartition('/')[2]})"
         hits = f"{row.cached_tokens / row.input_tokens:.0%}" if row.input_tokens else "-"
         ttft = f"{median(row.ttft) * 1000:.0f} ms" if row.ttft else "-"
         now = [str(load.running), str(load.waiting), str(load.inflight)] if load else ["-"] * 3
         style = "red" if row.errors else ""
         made.add_row(
-            model if model != last else "", endpoint, str(row.requests), ttft, hits, *now, str(row.errors), style=style
+            name if name != last else "", endpoint, str(row.requests), ttft, hits, *now, str(row.errors), style=style
         )
-        last = model
+        last = name
     return made
 
 

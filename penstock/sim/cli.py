@@ -1,12 +1,12 @@
 """`penstock sim`: one simulated model server."""
 
-import argparse
 import asyncio
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from penstock.arguments import Parser
 from penstock.sim.engine import EngineSettings
 from penstock.sim.faults import KINDS
 from penstock.sim.latency import Latency
@@ -15,9 +15,9 @@ from penstock.sim.server import SimServer, SimSettings
 _DESCRIPTION = "One simulated model server: the OpenAI API with invented text, and the metrics of vLLM."
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Options and their defaults; docs quote `--help`."""
-    made = argparse.ArgumentParser(prog="penstock sim", description=_DESCRIPTION)
+    made = Parser(prog="penstock sim", description=_DESCRIPTION)
     option, latency = made.add_argument, Latency()
     millis = partial(option, type=float, metavar="MS")
     option("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")

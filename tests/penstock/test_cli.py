@@ -126,7 +126,8 @@ async def started(*arguments: str) -> asyncio.subprocess.Process:
 
 
 async def run_without_envoy(folder: Path, telemetry: str) -> asyncio.subprocess.Process:
-    options = ("--no-envoy", "--telemetry", telemetry, "--request-log", "")
+    xds, picker = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    options = ("--no-envoy", "--xds", xds, "--picker", picker, "--telemetry", telemetry, "--request-log", "")
     return await started("run", "--manifests", str(folder), *options)
 
 
@@ -168,3 +169,15 @@ async def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
         taken = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         process = await run_without_envoy(tmp_path, taken)
         assert taken.rpartition(":")[2] in await ends_with_a_line(process)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--no-envoy",), "say where, by --xds ADDRESS and --picker ADDRESS"),
+        (("--no-envoy", "--xds", "127.0.0.1:1", "--picker", "0.0.0.0:9002"), "name an address that they reach"),
+    ],
+)
+async def test_a_fleet_elsewhere_needs_addresses(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    process = await started("run", "--manifests", str(tmp_path), *options)
+    assert said in await ends_with_a_line(process)

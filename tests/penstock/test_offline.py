@@ -66,3 +66,23 @@ def test_a_key_is_never_printed(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_a_directory_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["translate", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_bad_picker_configuration_is_a_problem_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in EXAMPLE.glob("*.yaml"):
+        (tmp_path / file.name).write_text(file.read_text())
+    (tmp_path / "picker.yaml").write_text(
+        "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n- type: max-score-picker\n- type: no-such-scorer\n"
+    )
+    assert main(["translate", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()  # once, though two pools use it
+    assert line.startswith("picker.yaml:5: EndpointPickerConfig ")
+    assert "plugins[1].type: the plugin 'no-such-scorer' is not supported" in line
+    assert line.endswith("the last good configuration stays in effect")
+
+
+def test_a_directory_without_manifests_guards_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["translate", str(tmp_path)]) == 2
+    assert "holds no manifest" in capsys.readouterr().err

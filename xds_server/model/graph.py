@@ -149,6 +149,7 @@ class Pool:
     objectives: tuple[Objective, ...] = ()  # in the order of names
     rewrites: tuple[InferenceModelRewrite, ...] = ()  # oldest first
     config: Mapping[str, object] | None = None  # EndpointPickerConfig content; None: the default profile
+    config_of: tuple[ObjectRef, str] | None = None  # the object that the content comes from, and where that was read
 
     @property
     def name(self) -> str:

@@ -60,7 +60,7 @@ def resolve_pools(context: Context) -> ResolvedPools:
     pools = {}
     for ref in sorted(held):
         pool = held[ref]
-        config, found = picker_config(pool, context)
+        document, found = picker_config(pool, context)
         problems += found
         pools[f"{ref.namespace}/{ref.name}"] = Pool(
             ref,
@@ -68,13 +68,14 @@ def resolve_pools(context: Context) -> ResolvedPools:
             pool_endpoints(pool, context),
             tuple(sorted(objectives.get(ref, ()), key=lambda each: each.name)),
             tuple(rewrites.get(ref, ())),  # state.all gives the oldest first
-            config,
+            document.content if document else None,
+            (document.meta.ref, document.meta.source) if document else None,
         )
     return ResolvedPools(pools, statuses, tuple(problems))
 
 
-def picker_config(pool: InferencePool, context: Context) -> tuple[Mapping[str, object] | None, list[Problem]]:
-    """The content that configures the picker for this pool; None for the built-in default.
+def picker_config(pool: InferencePool, context: Context) -> tuple[EndpointPickerConfig | None, list[Problem]]:
+    """What configures the picker for this pool; None for the built-in default.
 
     The annotation names an EndpointPickerConfig, else a ConfigMap in the pool's namespace. Without the annotation it is the
     EndpointPickerConfig called "default", if there is one. A name that leads nowhere is a problem, not an outage.
@@ -82,11 +83,11 @@ def picker_config(pool: InferencePool, context: Context) -> tuple[Mapping[str, o
     name = pool.meta.annotations.get(PICKER_CONFIG, "")
     document = _document(name or DEFAULT_CONFIG, pool.meta.namespace, context.state.all(EndpointPickerConfig))
     if document is not None:
-        return document.content, []
+        return document, []
     if not name:
         return None, []
     config_map = context.state.get(ConfigMap, ObjectRef("", "ConfigMap", pool.meta.namespace, name))
-    found: Mapping[str, object] | str
+    found: EndpointPickerConfig | str
     if config_map is None:
         found = f"there is no EndpointPickerConfig {name} and no ConfigMap {pool.meta.namespace}/{name}; create one"
     else:
@@ -105,8 +106,8 @@ def _document(name: str, namespace: str, held: Iterable[EndpointPickerConfig]) -
     return min(named, key=lambda each: order.index(each.meta.namespace), default=None)
 
 
-def _yaml_of(found: ConfigMap) -> Mapping[str, object] | str:
-    """The first data key that ends in .yaml, parsed; or what is wrong with it."""
+def _yaml_of(found: ConfigMap) -> EndpointPickerConfig | str:
+    """The first data key that ends in .yaml, as if it were a document; or what is wrong with it."""
     key = min((key for key in found.data if key.endswith(".yaml")), default="")
     if not key:
         return f"{found.meta.ref} has no data key that ends in .yaml; add one"
@@ -117,7 +118,7 @@ def _yaml_of(found: ConfigMap) -> Mapping[str, object] | str:
         return f"{found.meta.ref}: {key} is not YAML: {problem}"
     if not isinstance(content, dict):
         return f"{found.meta.ref}: {key} must be a mapping"
-    return content
+    return EndpointPickerConfig(found.meta, content)
 
 
 def _membership(
