@@ -245,7 +245,9 @@ async def _serve_xds(gateway: Gateway, stack: AsyncExitStack, xds: str) -> None:
 
 async def _serve_picker(gateway: Gateway, stack: AsyncExitStack) -> None:
     settings = gateway.settings
-    server = ExtProcServer(gateway.picker, gateway.asked, gateway.serving, max_body=settings.max_body)
+    server = ExtProcServer(
+        gateway.picker, gateway.asked, gateway.serving, ended=gateway.ended, max_body=settings.max_body
+    )
     where = settings.picker or f"unix:{gateway.folder / 'picker.sock'}"
     beside: list[grpc.GenericRpcHandler] = [access_log_handler(gateway.ended)]
     with _binding("--picker", where):

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 
 from picker.facts import Decision, Observe
+from picker.inflight import LogEntry
 from picker.request import MAX_BODY
 from picker.session import Decider, ExtProcSession
 from picker.wire import decode, encode
@@ -53,11 +54,13 @@ class ExtProcServer:
         observe: Observe,
         serving: Latest[bool],
         *,
+        ended: Callable[[LogEntry], None] = lambda _: None,
         max_body: int = MAX_BODY,
         next_id: Callable[[], str] | None = None,
     ) -> None:
         self._decider = decider
         self._observe = observe
+        self._ended = ended  # told of requests that no access log will tell of
         self._serving = serving  # what health checks are told; nothing set means not serving
         self._max_body = max_body
         self._next_id = next_id or ids()
@@ -125,6 +128,8 @@ class ExtProcServer:
             if session.fact is None:
                 session.disconnect(time.time())
                 self._tell(session, 0.0)
+            elif (entry := session.ended(time.monotonic())) is not None:
+                self._ended(entry)
 
     def _tell(self, session: ExtProcSession, seconds: float) -> None:
         fact = session.fact

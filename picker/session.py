@@ -16,6 +16,7 @@ import orjson
 
 from picker.errors import BadRequest
 from picker.facts import Decision, Outcome, Reason, Refused
+from picker.inflight import LogEntry
 from picker.picker import Ask, Denied, denied
 from picker.request import MAX_BODY, Dialect, parse, with_model, without_body
 
@@ -49,6 +50,7 @@ class RequestTrailers:
 @dataclass(frozen=True, slots=True)
 class ResponseHeaders:
     end_of_stream: bool = False
+    status: int = 0  # :status; 0 where it was not sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +125,29 @@ class Decider(Protocol):
     def decide(self, ask: Ask) -> Decision | Denied: ...
 
 
+@dataclass(slots=True)
+class _Response:
+    """What was seen of an answer. Times are monotonic seconds."""
+
+    began: float | None = None  # the request did
+    first: float | None = None  # byte of the body
+    status: int = 0
+    size: int = 0  # bytes of the body
+    whole: bool = False
+
+    def add(self, body: bytes, now: float) -> None:
+        self.size += len(body)
+        if self.first is None and body:
+            self.first = now
+
+
 class ExtProcSession:
     """One request. Feed each event to `receive`; send what it returns; end the stream once `closed`.
 
     `fact` is None until the request is decided: then, for good, the Decision or the Outcome of a refusal.
     """
 
-    __slots__ = ("_body", "_decider", "_id", "_max_body", "_pool", "_size", "_start", "closed", "fact")
+    __slots__ = ("_body", "_decider", "_id", "_max_body", "_pool", "_response", "_size", "_start", "closed", "fact")
 
     def __init__(self, decider: Decider, pool: str, decision_id: str, max_body: int = MAX_BODY) -> None:
         self._decider = decider
@@ -139,6 +157,7 @@ class ExtProcSession:
         self._start: RequestHeaders | None = None
         self._body: list[bytes] = []
         self._size = 0
+        self._response = _Response()
         self.closed = False
         self.fact: Decision | Outcome | None = None
 
@@ -154,16 +173,45 @@ class ExtProcSession:
             case RequestTrailers():
                 return self._decide(now, wall, trailers=True) if self.fact is None and self._start is not None else []
             case ResponseHeaders():
-                self.closed = event.end_of_stream
+                self._response.status = event.status
+                self.closed = self._response.whole = event.end_of_stream
                 return [HeadersReply("response")]
             case ResponseBody():
-                self.closed = event.end_of_stream
+                self._response.add(event.body, now)
+                self.closed = self._response.whole = event.end_of_stream
                 if self._start is not None and self._start.response_duplex:
                     return list(_chunks("response", event.body, event.end_of_stream))
                 return [BodyReply("response")]
             case ResponseTrailers():
-                self.closed = True
+                self.closed = self._response.whole = True
                 return [TrailersReply("response")]
+
+    def ended(self, now: float) -> LogEntry | None:
+        """What an access log would say of a decided request, once the stream is over; None where the log itself will.
+
+        Only a gateway with FULL_DUPLEX_STREAMED bodies keeps the stream for as long as the request lives. Where it sends no
+        response, that it ended is all that is known; where the response breaks off, that is put down to the client.
+        """
+        start, found = self._start, self._response
+        if start is None or start.mode != "duplex" or not isinstance(self.fact, Decision):
+            return None
+        began = found.began if found.began is not None else now
+        return LogEntry(
+            id=self.fact.id,
+            endpoint=self.fact.endpoints[0],
+            status=found.status,
+            details="via_upstream",
+            flags=frozenset() if found.whole or not found.status else frozenset({"DC"}),
+            time=self.fact.time,
+            duration=now - began,
+            ttft=None if found.first is None else found.first - began,
+            path=start.headers.get(":path", "").partition("?")[0],
+            request_id=start.headers.get("x-request-id", ""),
+            user_agent=start.headers.get("user-agent", ""),
+            request_bytes=self._size,
+            response_bytes=found.size,
+            attempts=1,
+        )
 
     def disconnect(self, wall: float) -> None:
         """The stream ended. Before a decision that means that the client, or Envoy, gave up.
@@ -178,6 +226,7 @@ class ExtProcSession:
 
     def _headers(self, event: RequestHeaders, now: float, wall: float) -> list[Reply]:
         self._start = event
+        self._response.began = now
         if event.end_of_stream or event.mode == "none":
             return self._decide(now, wall)
         return [HeadersReply("request")] if event.mode == "buffered" else []

@@ -55,12 +55,17 @@ def decode(data: bytes) -> Event | None:
         case "request_trailers":
             return RequestTrailers()
         case "response_headers":
-            return ResponseHeaders(message.response_headers.end_of_stream)
+            return ResponseHeaders(message.response_headers.end_of_stream, _status(message.response_headers.headers))
         case "response_body":
             return ResponseBody(message.response_body.body, message.response_body.end_of_stream)
         case "response_trailers":
             return ResponseTrailers()
     return None
+
+
+def _status(headers: Any) -> int:
+    found = next((each.raw_value or each.value.encode() for each in headers.headers if each.key == ":status"), b"")
+    return int(found) if found.isdigit() else 0
 
 
 def _request_headers(message: Any) -> RequestHeaders:

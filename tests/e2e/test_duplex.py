@@ -146,6 +146,11 @@ async def test_bodies_pass_the_picker_intact_in_both_directions(
             served = next(each for each in servers if each.name == answer.header("x-backend"))
             assert (len(gateway.decisions), served.address) == (number + 1, picked)
             assert served.seen[-1].body == body
+            outcome = await gateway.outcome(since=number)  # no access log comes from a gateway that is not ours
+            assert (outcome.reason, outcome.status, outcome.endpoint) == ("", 200, picked)
+            assert outcome.response_bytes == len(answer.body)
+            assert outcome.ttft is not None and outcome.duration is not None and outcome.ttft <= outcome.duration
+            assert gateway.gateway.signals.inflight.count(picked) == 0
 
 
 async def test_a_request_without_a_body_is_picked_for_too(tmp_path: Path, servers: list[Backend]) -> None:

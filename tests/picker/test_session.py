@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from picker.facts import Decision, Outcome, Refused
+from picker.inflight import reason
 from picker.picker import Ask, Denied, denied
 from picker.session import (
     CHUNK,
@@ -122,6 +123,24 @@ def test_duplex_defers_and_echoes() -> None:
         ChunkReply("response", b"", True),
     ]
     assert session.closed
+
+
+def test_the_end_of_a_duplex_stream_is_what_an_access_log_would_tell() -> None:
+    whole, broken, unseen = session_of(), session_of(), session_of()
+    for session in (whole, broken, unseen):
+        run(session, RequestHeaders(CHAT, mode="duplex", response_duplex=True), RequestBody(BODY, True))
+    run(whole, ResponseHeaders(status=200), ResponseBody(b"abc", False), ResponseBody(b"", True))
+    run(broken, ResponseHeaders(status=200), ResponseBody(b"abc", False))
+    told = [session.ended(9.0) for session in (whole, broken, unseen)]
+    assert [(entry.status, entry.response_bytes, reason(entry)) for entry in told if entry] == [
+        (200, 3, ""),
+        (200, 3, "client_cancelled"),
+        (0, 0, ""),  # the gateway sends no response: that it ended is all we know
+    ]
+    buffered, refused = session_of(), session_of()
+    run(buffered, RequestHeaders(CHAT), RequestBody(BODY, True))
+    run(refused, RequestHeaders(CHAT, mode="duplex"), RequestBody(b"{", True))
+    assert [session.ended(9.0) for session in (buffered, refused, session_of())] == [None, None, None]
 
 
 def test_a_response_body_that_envoy_keeps_is_only_acknowledged() -> None:
