@@ -158,10 +158,20 @@ class TestBackends:
     ],
 )
 def test_the_port_of_a_redirect(listener: int, asked: Any, expected: int) -> None:
-    asks = rule(to=[], filters=[{"type": "RequestRedirect", "requestRedirect": {"hostname": "x.com", **asked}}])
+    assert redirected_port(listener, {"hostname": "x.com", **asked}) == expected
+
+
+@pytest.mark.parametrize(("listener", "expected"), [(80, 0), (443, 0), (8080, 443)])
+def test_the_port_of_a_redirect_to_the_same_host(listener: int, expected: int) -> None:
+    """Envoy would keep the 8080 that clients put into Host."""
+    assert redirected_port(listener, {"scheme": "https"}) == expected
+
+
+def redirected_port(listener: int, asked: Any) -> int:
+    asks = rule(to=[], filters=[{"type": "RequestRedirect", "requestRedirect": asked}])
     action = ask(graph(gateway("gw", http(port=listener)), route("r", asks)), "a", port=listener).action  # type: ignore[union-attr]
     assert isinstance(action, Redirect)
-    assert action.port == expected
+    return action.port
 
 
 @pytest.mark.parametrize(

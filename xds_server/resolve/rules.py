@@ -201,11 +201,13 @@ def _mirrors(rule: HTTPRule, where: str, findings: _Findings) -> Iterator[Mirror
 def _redirect(found: RedirectFilter, scheme: str, port: int) -> Redirect:
     """HTTPRequestRedirectFilter.port: the filter's, else the scheme's well-known one, else the listener's.
 
-    0, none, where it is what the scheme says anyway.
+    0, none, where it is what the scheme says anyway; but Envoy keeps the port of the request's Host unless the host is replaced
+    too, and at a listener of another port clients send one.
     """
     new = found.scheme or scheme
     number = found.port or (WELL_KNOWN.get(new, port) if found.scheme else port)
-    return Redirect(found, 0 if WELL_KNOWN.get(new) == number else number)
+    implied = WELL_KNOWN.get(new) == number and (found.hostname or port in WELL_KNOWN.values())
+    return Redirect(found, 0 if implied else number)
 
 
 def route_conditions_failed(compiled: CompiledRoute) -> Denied | None:
