@@ -73,6 +73,7 @@ class Gateway:
         self.report = Report(self.graphs, self.snapshots, self.picker, self.signals, locate)
         self._observers: list[Observe] = [self.recorder.observe, self.report.observe]
         self._duration = self.registry.histogram(catalogue.TRANSLATE_DURATION_SECONDS).bind()
+        self._version = version("penstock")  # reads a file: not at every scrape
         self.registry.collect(self._samples)
 
     def addresses(self) -> str:
@@ -128,7 +129,7 @@ class Gateway:
 
     def _samples(self) -> Iterator[Sample]:
         now = time.monotonic()
-        yield Sample(catalogue.BUILD_INFO, {"version": version("penstock")}, 1)
+        yield Sample(catalogue.BUILD_INFO, {"version": self._version}, 1)
         for name, pool in self.graphs.value.pools.items() if self.graphs.value else ():
             yield from load_samples(
                 name,

@@ -13,10 +13,10 @@ from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
 
 from picker.inflight import LogEntry
+from xds_server.model.names import AI_NAMESPACE, PENSTOCK_NAMESPACE
 
 SERVICE = "envoy.service.accesslog.v3.AccessLogService"
 TTFT_TAG = "ttft"
-NAMESPACE, USAGE = "penstock", "ai"  # of the dynamic metadata
 
 # ResponseFlags field -> the short name of %RESPONSE_FLAGS%.
 FLAGS: Mapping[str, str] = {
@@ -56,9 +56,9 @@ def log_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> LogEntry:
     """One entry as a plain value."""
     common, request, response = entry.common_properties, entry.request, entry.response
     metadata = common.metadata.filter_metadata
-    usage = metadata[USAGE].fields if USAGE in metadata else {}
+    usage = metadata[AI_NAMESPACE].fields if AI_NAMESPACE in metadata else {}
     return LogEntry(
-        id=metadata[NAMESPACE].fields["id"].string_value if NAMESPACE in metadata else "",
+        id=metadata[PENSTOCK_NAMESPACE].fields["id"].string_value if PENSTOCK_NAMESPACE in metadata else "",
         route=common.route_name,
         cluster=common.upstream_cluster,
         endpoint=_address(common.upstream_remote_address),

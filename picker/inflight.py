@@ -11,6 +11,7 @@ from typing import Any
 
 from picker.facts import Decision, Outcome, Reason
 from picker.load import Load
+from xds_server.model.names import FAIRNESS_HEADER, MODEL_HEADER, OBJECTIVE_HEADER
 
 TIMEOUT = 3600.0  # seconds; a stream that is idle ends after 15 minutes, one that is not may take longer
 # A scrape says nothing of a request that was still on its way to the server, in seconds.
@@ -24,7 +25,6 @@ _CANCELLED = frozenset({"DC", "DR"})
 _TIMED_OUT = frozenset({"UT", "DT", "SI", "UMSDR"})
 _RESET = frozenset({"UC", "UR", "LR", "UPE"})
 _NOT_CONNECTED = frozenset({"UF", "UO", "DF"})
-_MODEL = "x-gateway-model-name"  # the model that the body names, where routes look at it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def reason(entry: LogEntry) -> Reason:
         return "upstream_reset"
     if flags & {"UH", "NC"}:
         return "no_endpoints"
-    return _answered_by_envoy(flags, status, named=bool(entry.headers.get(_MODEL)))
+    return _answered_by_envoy(flags, status, named=bool(entry.headers.get(MODEL_HEADER)))
 
 
 def _answered_by_envoy(flags: frozenset[str], status: int, *, named: bool) -> Reason:
@@ -271,11 +271,11 @@ def _outcome_of_entry(entry: LogEntry, why: Reason) -> Outcome:
         id=entry.id or entry.request_id,
         time=entry.time,
         pool=name if kind == "pool" else "",
-        model=entry.model or entry.headers.get(_MODEL, ""),
-        target_model=entry.model or entry.headers.get(_MODEL, ""),
-        objective=entry.headers.get("x-gateway-inference-objective", ""),
+        model=entry.model or entry.headers.get(MODEL_HEADER, ""),
+        target_model=entry.model or entry.headers.get(MODEL_HEADER, ""),
+        objective=entry.headers.get(OBJECTIVE_HEADER, ""),
         priority=0,
-        fairness_id=entry.headers.get("x-gateway-inference-fairness-id", ""),
+        fairness_id=entry.headers.get(FAIRNESS_HEADER, ""),
         streaming=entry.response_headers.get("content-type", "").startswith("text/event-stream"),
         status=entry.status,
         reason=why,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import orjson
 
 from picker.errors import BadRequest
+from xds_server.model.names import FAIRNESS_HEADER, OBJECTIVE_HEADER
 
 Dialect = Literal["openai", "anthropic"]
 
@@ -20,8 +21,8 @@ MAX_BODY = 32 << 20  # bytes; images travel inline as base64
 MAX_PARTS = 1 << 17  # messages, parts of them, prompts of a batch: more would hold up the requests of all others
 
 # The first of each list that is present wins; the later ones are what earlier releases and coding agents send.
-OBJECTIVE_HEADERS = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
-FAIRNESS_HEADERS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
+OBJECTIVE_HEADERS = ("x-llm-d-inference-objective", OBJECTIVE_HEADER)
+FAIRNESS_HEADERS = ("x-llm-d-inference-fairness-id", FAIRNESS_HEADER)
 SESSION_HEADERS = ("x-session-id", "x-session-token", "x-claude-code-session-id", "x-session-affinity", "session-id")
 DEFAULT_FLOW = "default-flow"
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")

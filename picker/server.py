@@ -21,9 +21,9 @@ from picker.request import MAX_BODY
 from picker.session import Decider, ExtProcSession
 from picker.wire import decode, encode
 from xds_server.latest import Latest
+from xds_server.model.names import POOL_METADATA
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
-POOL_KEY = "x-penstock-pool"  # gRPC initial metadata, set by our own Envoy configuration
 MAX_MESSAGE = 64 << 20  # bytes: a buffered body comes in one message
 
 # grpc.health.v1.HealthCheckResponse{status: SERVING} and {status: NOT_SERVING}: two bytes need no generated code.
@@ -108,7 +108,7 @@ class ExtProcServer:
         return Handlers()
 
     async def _process(self, _requests: AsyncIterator[bytes], context: Any) -> None:
-        pool = next((str(value) for key, value in context.invocation_metadata() or () if key == POOL_KEY), "")
+        pool = next((str(value) for key, value in context.invocation_metadata() or () if key == POOL_METADATA), "")
         session = ExtProcSession(self._decider, pool, self._next_id(), self._max_body)
         try:
             while (data := await context.read()) is not grpc.aio.EOF:  # `async for` costs an async generator

@@ -21,7 +21,6 @@ from picker.picker import Ask, Denied, denied
 from picker.request import MAX_BODY, Dialect, parse, with_model, without_body
 
 CHUNK = 62000  # bytes: what Envoy is sure to take in one message (64 KiB), less the envelope
-DESTINATION = "x-gateway-destination-endpoint"
 
 Mode = Literal["none", "buffered", "duplex"]
 Phase = Literal["request", "response"]

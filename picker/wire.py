@@ -11,7 +11,6 @@ from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2
 
 from picker.session import (
-    DESTINATION,
     BodyReply,
     ChunkReply,
     Destination,
@@ -28,8 +27,8 @@ from picker.session import (
     ResponseTrailers,
     TrailersReply,
 )
+from xds_server.model.names import DESTINATION, LB_NAMESPACE, PENSTOCK_NAMESPACE, SUBSET_NAMESPACE
 
-SUBSET_NAMESPACE = "envoy.lb.subset_hint"
 SUBSET = "x-gateway-destination-endpoint-subset"
 
 _Request: Any = external_processor_pb2.ProcessingRequest
@@ -154,8 +153,8 @@ def _send_to(message: Any, mutation: Any, destination: Destination) -> None:
     if mutation is not None:
         _set(mutation, DESTINATION, destination.endpoints)
     fields = message.dynamic_metadata.fields
-    fields["envoy.lb"].struct_value.fields[DESTINATION].string_value = destination.endpoints
-    fields["penstock"].struct_value.fields["id"].string_value = destination.id
+    fields[LB_NAMESPACE].struct_value.fields[DESTINATION].string_value = destination.endpoints
+    fields[PENSTOCK_NAMESPACE].struct_value.fields["id"].string_value = destination.id
 
 
 _CONSTANT: dict[HeadersReply | TrailersReply, bytes] = {}

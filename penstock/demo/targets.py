@@ -7,8 +7,8 @@ from typing import Any
 
 from penstock.sim.cli import settings_of
 from xds_server.model.graph import Forward, Graph, Route
+from xds_server.model.names import MODEL_HEADER
 from xds_server.model.objects import ClusterState, InferencePool
-from xds_server.translate.names import MODEL_HEADER
 
 SIMULATE = "penstock.dev/simulate"
 _CHAT, _COMPLETIONS = "/v1/chat/completions", "/v1/completions"

@@ -13,9 +13,10 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from picker.facts import Decision, Outcome
 from picker.load import Load
 from picker.picker import Picker
-from picker.server import POOL_KEY, SERVICE, Address, ExtProcServer, ids
+from picker.server import SERVICE, Address, ExtProcServer, ids
 from xds_server.latest import Latest
 from xds_server.model.graph import Backend, Endpoint, Pool
+from xds_server.model.names import POOL_METADATA
 from xds_server.model.objects import ObjectRef
 
 REF = ObjectRef("inference.networking.k8s.io", "InferencePool", "ns", "p")
@@ -41,7 +42,7 @@ class Client:
             request_serializer=pb.ProcessingRequest.SerializeToString,
             response_deserializer=pb.ProcessingResponse.FromString,
         )
-        return call(metadata=((POOL_KEY, pool),) if pool else ())
+        return call(metadata=((POOL_METADATA, pool),) if pool else ())
 
 
 @asynccontextmanager

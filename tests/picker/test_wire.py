@@ -6,7 +6,6 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from hypothesis import given, strategies as st
 
 from picker.session import (
-    DESTINATION,
     BodyReply,
     ChunkReply,
     Destination,
@@ -20,7 +19,8 @@ from picker.session import (
     ResponseTrailers,
     TrailersReply,
 )
-from picker.wire import SUBSET, SUBSET_NAMESPACE, decode, encode
+from picker.wire import SUBSET, decode, encode
+from xds_server.model.names import DESTINATION, SUBSET_NAMESPACE
 
 MODE = processing_mode_pb2.ProcessingMode
 WHERE = Destination("10.0.0.1:80,[fd00::1]:80", "id-1")

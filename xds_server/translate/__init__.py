@@ -3,11 +3,11 @@
 from functools import lru_cache
 
 from xds_server.model.graph import Backend, Graph, Route
+from xds_server.model.names import PICKER_CLUSTER
 from xds_server.snapshot import Resource, Snapshot
 from xds_server.translate.cluster import cluster, picker_cluster
 from xds_server.translate.endpoint import load_assignment
 from xds_server.translate.listener import listener, route_config_name, secret
-from xds_server.translate.names import PICKER_CLUSTER
 from xds_server.translate.route import route
 from xds_server.translate.route_table import route_configuration, serves_models
 from xds_server.translate.settings import DataPlane

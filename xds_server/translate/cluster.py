@@ -43,8 +43,8 @@ from envoy_data_plane.envoy.type.metadata.v3 import MetadataKey, MetadataKeyPath
 from envoy_data_plane.google.protobuf import Any as AnyMessage
 
 from xds_server.model.graph import Backend
+from xds_server.model.names import DESTINATION, LB_NAMESPACE, PICKER_CLUSTER, SERVED
 from xds_server.translate.encode import pack
-from xds_server.translate.names import DESTINATION, LB_NAMESPACE, PICKER_CLUSTER, SERVED
 from xds_server.translate.settings import DataPlane
 
 UPSTREAM_HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"

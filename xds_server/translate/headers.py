@@ -6,8 +6,8 @@ from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutatio
 from envoy_data_plane.envoy.config.core.v3 import HeaderValue, HeaderValueOption, HeaderValueOptionHeaderAppendAction
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutationPerRoute, Mutations
 
+from xds_server.model.names import ALIASES
 from xds_server.model.objects import HeaderFilter
-from xds_server.translate.names import ALIASES
 
 _ADD = HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD
 _SET = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD

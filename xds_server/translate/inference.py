@@ -41,9 +41,7 @@ from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 from envoy_data_plane.google.protobuf import Any as AnyMessage, Value
 
 from xds_server.model.graph import Backend
-from xds_server.translate.encode import pack
-from xds_server.translate.headers import option
-from xds_server.translate.names import (
+from xds_server.model.names import (
     AI_NAMESPACE,
     BODY_HEADER,
     EXT_PROC,
@@ -56,7 +54,10 @@ from xds_server.translate.names import (
     POOL_METADATA,
     ROUTE_HEADERS,
     SSE_TO_METADATA,
+    SUBSET_NAMESPACE,
 )
+from xds_server.translate.encode import pack
+from xds_server.translate.headers import option
 from xds_server.translate.settings import DataPlane
 
 _USAGE = {
@@ -103,7 +104,7 @@ def picker_override(pool: Backend) -> ExtProcPerRoute:
 def _slot(plane: DataPlane) -> ExternalProcessor:
     """ext_proc, asleep: routes to pools wake it. A filter that were `disabled` could not be woken once the model is known."""
     receiving = MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE, PENSTOCK_NAMESPACE])
-    forwarding = MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE, f"{LB_NAMESPACE}.subset_hint"])
+    forwarding = MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE, SUBSET_NAMESPACE])
     return ExternalProcessor(
         grpc_service=_grpc(),
         failure_mode_allow=True,

@@ -46,15 +46,22 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.envoy.type.tracing.v3 import CustomTag
 
 from xds_server.model.graph import Certificate, Chain, Port
+from xds_server.model.names import (
+    FAIRNESS_HEADER,
+    MODEL_HEADER,
+    OBJECTIVE_HEADER,
+    PICKER_CLUSTER,
+    RESERVED_PREFIXES,
+    ROUTER,
+)
 from xds_server.translate import inference, replies
 from xds_server.translate.cluster import ads
 from xds_server.translate.encode import pack
-from xds_server.translate.names import MODEL_HEADER, PICKER_CLUSTER, RESERVED_PREFIXES, ROUTER
 from xds_server.translate.route_table import routes_by_model, serves_models
 from xds_server.translate.settings import DataPlane
 
 # What an Outcome needs of a request that the picker never saw (it was down, or no route matched).
-_LOGGED = [MODEL_HEADER, "traceparent", "x-gateway-inference-objective", "x-gateway-inference-fairness-id"]
+_LOGGED = [MODEL_HEADER, "traceparent", OBJECTIVE_HEADER, FAIRNESS_HEADER]
 
 
 def listener(port: Port, plane: DataPlane) -> Listener:

@@ -23,8 +23,8 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 from envoy_data_plane.google.protobuf import Struct
 
+from xds_server.model.names import MODEL_HEADER
 from xds_server.translate.encode import pack
-from xds_server.translate.names import MODEL_HEADER
 
 # No healthy host, connection failure, termination, reset, timeout, overflow, no cluster, a duration that ran out.
 _UPSTREAM_FLAGS = ["UH", "UF", "UC", "UR", "LR", "UT", "UO", "NC", "URX", "UPE", "SI", "DT"]

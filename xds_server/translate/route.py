@@ -30,10 +30,10 @@ from envoy_data_plane.envoy.type.v3 import FractionalPercent, FractionalPercentD
 from envoy_data_plane.google.protobuf import Any as AnyMessage
 
 from xds_server.model.graph import Backend, Forward, Mirror, Redirect, Reply, Route, WeightedBackend
+from xds_server.model.names import EXT_PROC, INVALID_CLUSTER, ROUTE_HEADERS
 from xds_server.model.objects import HeaderFilter, HTTPMatch, PathMatch, PathModifier, ValueMatch
 from xds_server.translate import headers, inference
 from xds_server.translate.encode import pack
-from xds_server.translate.names import EXT_PROC, INVALID_CLUSTER, ROUTE_HEADERS
 from xds_server.translate.retry import retry_policy
 from xds_server.translate.settings import DataPlane
 
@@ -109,37 +109,36 @@ def _forward(envoy: EnvoyRoute, found: Route, action: Forward, plane: DataPlane)
         retry_policy=policy,
     )
     _rewrite(envoy.route, action, found.match.path)
-    per_filter, rest = _split(found.headers) if pools else ({}, found.headers)
-    _set(envoy, headers.on_route(rest))
-    envoy.typed_per_filter_config = per_filter
-    if len(served) == 1 and (only := served[0].backend):
+    if len(served) == 1 and (only := served[0].backend):  # its own header filters come after those of the rule
         envoy.route.cluster = only.cluster
-        _single(envoy, found, served[0], only)
+        _decorate(envoy, (*found.headers, *served[0].headers), only)
     else:
-        clusters = [_weighted(each) for each in served]
-        envoy.route.weighted_clusters = WeightedCluster(clusters=clusters)
-
-
-def _single(envoy: EnvoyRoute, found: Route, share: WeightedBackend, only: Backend) -> None:
-    """One backend: its own header filters come after those of the rule."""
-    if only.pool:
-        per_filter, rest = _split((*found.headers, *share.headers))
-        envoy.typed_per_filter_config = per_filter | {EXT_PROC: pack(inference.picker_override(only))}
-    else:
-        rest = (*found.headers, *share.headers)
-    _set(envoy, headers.on_route(rest))
+        envoy.route.weighted_clusters = WeightedCluster(clusters=[_weighted(each) for each in served])
+        _decorate(envoy, found.headers, None, picked=pools)
 
 
 def _weighted(share: WeightedBackend) -> WeightedClusterClusterWeight:
     if share.backend is None:
         return WeightedClusterClusterWeight(name=INVALID_CLUSTER, weight=share.weight)
     weight = WeightedClusterClusterWeight(name=share.backend.cluster, weight=share.weight)
-    rest = share.headers
-    if share.backend.pool:
-        per_filter, rest = _split(share.headers)
-        weight.typed_per_filter_config = per_filter | {EXT_PROC: pack(inference.picker_override(share.backend))}
-    _set(weight, headers.on_route(rest))
+    _decorate(weight, share.headers, share.backend)
     return weight
+
+
+def _decorate(
+    message: EnvoyRoute | WeightedClusterClusterWeight,
+    filters: tuple[HeaderFilter, ...],
+    backend: Backend | None,
+    *,
+    picked: bool = False,
+) -> None:
+    """Header filters, and for a pool the picker; `picked`: the requests of this message's shares go to pools."""
+    pool = backend is not None and backend.pool
+    per_filter, rest = _split(filters) if pool or picked else ({}, filters)
+    if backend is not None and pool:
+        per_filter |= {EXT_PROC: pack(inference.picker_override(backend))}
+    message.typed_per_filter_config = per_filter
+    _set(message, headers.on_route(rest))
 
 
 def _split(filters: tuple[HeaderFilter, ...]) -> tuple[dict[str, AnyMessage], tuple[HeaderFilter, ...]]:

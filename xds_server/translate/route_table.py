@@ -15,11 +15,11 @@ from envoy_data_plane.envoy.config.route.v3 import (
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
 from xds_server.model.graph import Chain, Forward, Route, VirtualHost
+from xds_server.model.names import BODY_HEADER, MODEL_HEADER
 from xds_server.model.objects import HTTPMatch, PathMatch
 from xds_server.translate import replies, route as routes
 from xds_server.translate.encode import embed
 from xds_server.translate.headers import option
-from xds_server.translate.names import BODY_HEADER, MODEL_HEADER
 
 _VIRTUAL_HOSTS, _ROUTES = 2, 3  # field numbers in RouteConfiguration and VirtualHost
 

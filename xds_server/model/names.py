@@ -1,7 +1,8 @@
-"""The names that the data path is wired with: metadata namespaces, headers, filters. Each with its source."""
+"""The names that both ends of the data path must agree on: metadata namespaces, headers, filters. Each with its source."""
 
 # Endpoint-picker protocol, Gateway API Inference Extension proposal 004.
 LB_NAMESPACE = "envoy.lb"
+SUBSET_NAMESPACE = "envoy.lb.subset_hint"
 DESTINATION = "x-gateway-destination-endpoint"
 SERVED = "x-gateway-destination-endpoint-served"
 
@@ -16,6 +17,10 @@ ALIASES = {
     for name in _ASKED
     for one, other in (("gateway", "llm-d"), ("llm-d", "gateway"))
 }
+
+# llm-d router: which InferenceObjective, and which tenant.
+OBJECTIVE_HEADER = "x-gateway-inference-objective"
+FAIRNESS_HEADER = "x-gateway-inference-fairness-id"
 
 # Ours. A client's copies are removed before anything looks at them.
 PENSTOCK_NAMESPACE = "penstock"  # dynamic metadata: id of the decision
