@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from penstock.arguments import listen_of
 from picker.picker import config_problems
 from xds_server import status
-from xds_server.model.graph import Graph
+from xds_server.model.graph import EVERYTHING, Graph
 from xds_server.resolve import resolve
 from xds_server.snapshot import CDS, EDS, LDS, RDS, SDS, Snapshot
 from xds_server.sources import files
@@ -50,7 +50,12 @@ def main(given: argparse.Namespace) -> int:
     problems = (*graph.problems, *config_problems(graph.pools.values()))
     graph = replace(graph, problems=tuple(files.located(each, given.directory) for each in problems))
     print(
-        render(graph, translate(graph, DataPlane(bind=listen.address, binds=listen.binds)), given.show, given.output),
+        render(
+            graph,
+            translate(graph, DataPlane(bind=listen.address, binds=listen.binds))[EVERYTHING],
+            given.show,
+            given.output,
+        ),
         end="",
     )
     for problem in graph.problems:

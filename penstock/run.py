@@ -41,9 +41,9 @@ from picker.signals import Signals
 from xds_server import server as ads
 from xds_server.facts import Acked, Nacked
 from xds_server.latest import Latest
-from xds_server.model.graph import Graph
+from xds_server.model.graph import EVERYTHING, Graph
 from xds_server.model.objects import ClusterState
-from xds_server.reconcile import EVERYTHING, Reconciled, reconcile
+from xds_server.reconcile import Reconciled, reconcile
 from xds_server.snapshot import LDS, RDS, Snapshot
 from xds_server.sources import files
 

@@ -10,6 +10,7 @@ import pytest
 
 from penstock.offline import envoy
 from tests.test_golden import PLANE, validate
+from xds_server.model.graph import EVERYTHING
 from xds_server.resolve import resolve
 from xds_server.sources import files
 from xds_server.translate import translate
@@ -49,4 +50,4 @@ def test_envoy_accepts_what_published_manifests_become(case: Path, tmp_path: Pat
     (tmp_path / "class.yaml").write_text(GATEWAY_CLASS)
     graph = resolve(files.read(tmp_path).state)
     assert graph.statuses
-    validate(envoy(translate(graph, PLANE)), tmp_path)
+    validate(envoy(translate(graph, PLANE)[EVERYTHING]), tmp_path)

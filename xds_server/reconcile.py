@@ -13,12 +13,11 @@ from typing import TypeVar
 from xds_server.latest import Latest
 from xds_server.model.graph import Graph
 from xds_server.model.objects import ClusterState, HTTPRoute
-from xds_server.resolve import resolve
+from xds_server.resolve import MERGED, Setting, resolve
 from xds_server.snapshot import Snapshot
 from xds_server.translate import DataPlane, translate
 
 T = TypeVar("T")
-EVERYTHING = ""  # the fleet that serves every Gateway
 _LARGE = 100  # objects and matches of routes: more would hold the event loop, which also serves picks (0.2 ms each)
 
 
@@ -47,17 +46,18 @@ async def reconcile(
     plane: DataPlane,
     observe: Callable[[object], None],
     pace: Pace = Pace(),
+    setting: Setting = MERGED,
 ) -> None:
     """Publish until cancelled. Raises what a stage raises: stages are total, so that is our mistake, not the user's."""
     async for state in paced(states, pace):
         began = time.perf_counter()
         if _size(state) > _LARGE:
-            graph, snapshot = await asyncio.to_thread(_stages, state, plane)
+            graph, fleets = await asyncio.to_thread(_stages, state, plane, setting)
         else:
-            graph, snapshot = _stages(state, plane)
+            graph, fleets = _stages(state, plane, setting)
         graphs.set(graph)  # the picker knows a pool before Envoy asks for it
-        snapshots.set({EVERYTHING: snapshot})
-        resources = sum(len(found) for found in snapshot.resources.values())
+        snapshots.set(fleets)
+        resources = sum(len(found) for snapshot in fleets.values() for found in snapshot.resources.values())
         observe(Reconciled(time.perf_counter() - began, len(state.objects), len(graph.problems), resources))
 
 
@@ -67,8 +67,8 @@ def _size(state: ClusterState) -> int:
     return len(state.objects) + sum(len(rule.matches) for rule in rules)
 
 
-def _stages(state: ClusterState, plane: DataPlane) -> tuple[Graph, Snapshot]:
-    graph = resolve(state)
+def _stages(state: ClusterState, plane: DataPlane, setting: Setting) -> tuple[Graph, Mapping[str, Snapshot]]:
+    graph = resolve(state, setting)
     return graph, translate(graph, plane)
 
 

@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 from xds_server.model.graph import CONTROLLER, Forward, Graph, ObjectStatus, Route, VirtualHost
 from xds_server.model.objects import GATEWAY_GROUP, INFERENCE_GROUP, ClusterState, HTTPMatch, Object, ObjectRef
 from xds_server.parse import parse
-from xds_server.resolve import resolve
+from xds_server.resolve import Setting, resolve
 from xds_server.resolve.hostnames import covering
 
 CLASS = f"""
@@ -100,7 +100,7 @@ def our_class() -> Object:
 
 
 def graph(*objects: Object, **options: Any) -> Graph:
-    return resolve(ClusterState.of([our_class(), *objects]), **options)
+    return resolve(ClusterState.of([our_class(), *objects]), Setting(**options))
 
 
 def ref(kind: str, name: str, ns: str = "d") -> ObjectRef:

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 
 from tests.xds_server.resolve_world import ask, gateway, http, our_class, ref, service
-from xds_server.model.graph import Graph
+from xds_server.model.graph import EVERYTHING, Fleet, Graph
 from xds_server.model.objects import (
     BackendRef,
     ClusterState,
@@ -181,7 +181,7 @@ def without(found: Graph, name: str) -> Graph:
             for port in graph.ports
         )
         statuses = {key: value for key, value in graph.statuses.items() if key.kind == "HTTPRoute" and key.name != name}
-        return replace(graph, ports=ports, statuses=statuses, problems=())
+        return replace(graph, fleets={EVERYTHING: Fleet(ports, graph.backends)}, statuses=statuses, problems=())
 
     return keep(found)
 

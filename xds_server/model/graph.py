@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from xds_server.model.objects import (
+    CORSFilter,
+    ExternalAuthFilter,
     HeaderFilter,
     HTTPMatch,
     InferenceModelRewrite,
@@ -19,9 +21,11 @@ from xds_server.model.objects import (
     Retry,
     RewriteFilter,
     Timeouts,
+    XTelemetryPolicy,
 )
 
 CONTROLLER = "penstock.dev/gateway-controller"
+EVERYTHING = ""  # the fleet that serves every Gateway
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -42,14 +46,65 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Backend:
-    """What a cluster is made of, except its endpoints. `cluster` is named by identity, never by a rule's position."""
+class Certificate:
+    name: str  # "ns/name" of the Secret: its SDS name
+    chain: bytes = field(repr=False)
+    key: bytes = field(repr=False)
 
-    cluster: str  # "service/ns/name/port" or "pool/ns/name"
+
+@dataclass(frozen=True, slots=True)
+class Authorities:
+    """Whom to trust."""
+
+    name: str  # "authorities/<hash of the PEM>": its SDS name
+    pem: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamTLS:
+    """How a backend is spoken to: BackendTLSPolicy, or an XBackend's own."""
+
+    hostname: str  # SNI
+    authorities: Authorities | None  # None: those of the system
+    names: tuple[tuple[Literal["Hostname", "URI"], str], ...] = ()  # empty: the certificate must have `hostname`
+    certificate: Certificate | None = None  # shown to the backend
+    verify: bool = True  # False only for a foreign picker without a policy: its certificate is self-signed by default
+
+
+@dataclass(frozen=True, slots=True)
+class Persistence:
+    """Session persistence: cookie or header, as translation needs it."""
+
+    kind: Literal["Cookie", "Header"]
+    name: str
+    path: str = "/"
+    ttl: float = 0.0  # seconds; 0: a cookie for the browser's session
+
+
+@dataclass(frozen=True, slots=True)
+class RetryBudget:
+    percent: int
+    interval: float  # seconds
+    minimum: int  # concurrent retries that are always allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What a cluster is made of, except its endpoints. `cluster` is named by identity and by a hash of the policies that
+    shape it, never by a rule's position.
+    """
+
+    cluster: str  # "service/ns/name/port", "pool/ns/name", "backend/ns/name"; "/h2c" where a GRPCRoute asks; "~hash" of policies
     ref: ObjectRef
     protocol: Literal["http", "h2c"] = "http"
     pool: bool = False
     fail_open: bool = False  # pools: what happens when the picker does not answer
+    picker: "Backend | None" = None  # pools: a foreign picker; None for the co-located one
+    tls: UpstreamTLS | None = None
+    hostname: str = ""  # a name outside of the cluster: resolved by Envoy, not by EDS
+    port: int = 0  # with `hostname`
+    budget: RetryBudget | None = None
+    failover: tuple["Backend", ...] = ()  # pools: asked, each with its own picker, when this one has nothing to give
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +122,26 @@ class Mirror:
 
 
 @dataclass(frozen=True, slots=True)
+class CORS:
+    """CORSFilter with what the specification leaves open filled in."""
+
+    filter: CORSFilter
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalAuth:
+    filter: ExternalAuthFilter
+    backend: Backend
+
+
+@dataclass(frozen=True, slots=True)
 class Forward:
     backends: tuple[WeightedBackend, ...]  # at least one with a backend and a weight above 0; else the route is a Reply
     rewrite: RewriteFilter | None = None
     mirrors: tuple[Mirror, ...] = ()
     timeouts: Timeouts = Timeouts()
     retry: Retry | None = None
+    session: Persistence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +169,9 @@ class Route:
     action: Forward | Redirect | Reply
     headers: tuple[HeaderFilter, ...] = ()
     rule: str = ""  # the rule's own name
+    cors: CORS | None = None
+    auth: ExternalAuth | None = None
+    grpc: bool = False  # of a GRPCRoute: matches gRPC requests only
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,27 +181,69 @@ class VirtualHost:
 
 
 @dataclass(frozen=True, slots=True)
-class Certificate:
-    name: str  # "ns/name" of the Secret
-    chain: bytes = field(repr=False)
-    key: bytes = field(repr=False)
+class ClientCheck:
+    """Certificates of clients. Not `required`: one that nobody vouches for, or none, is let in too (AllowInsecureFallback)."""
+
+    authorities: Authorities
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTLS:
+    certificates: tuple[Certificate, ...]
+    clients: ClientCheck | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Bytes, not requests: where the connections of a chain (or the datagrams of a UDP port) go. A share without a backend,
+    or a stream without shares, closes the connection.
+    """
+
+    name: str  # "ns/route" of the route that serves: for people and metrics; "" without one
+    backends: tuple[WeightedBackend, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """What one set of connections of a port sees: everything (HTTP), or those with one server name (HTTPS)."""
+    """What one set of connections of a port sees: everything (HTTP, TCP), or those with one of some server names."""
 
     hostname: str  # the SNI to match, "" for all
-    certificates: tuple[Certificate, ...]  # empty for plain HTTP
-    hosts: tuple[VirtualHost, ...]
+    tls: ServerTLS | None  # None: plain, or TLS passed through
+    hosts: tuple[VirtualHost, ...] = ()
+    stream: Stream | None = None  # instead of `hosts`
+    auth: tuple[ExternalAuth, ...] = ()  # listener filters: asked before routing
+    tracing: "Tracing | None" = None
+
+    @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        return self.tls.certificates if self.tls else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """XTelemetryPolicy with its collector resolved."""
+
+    policy: XTelemetryPolicy
+    collector: Backend | None
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One socket of the fleet."""
+    """One socket of a fleet. `sni`: its chains are chosen by server name (HTTPS and TLS listeners)."""
 
     number: int
     chains: tuple[Chain, ...]
+    transport: Literal["TCP", "UDP"] = "TCP"
+    sni: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The Envoys that serve one Gateway, or all of them, and what they need."""
+
+    ports: tuple[Port, ...] = ()
+    backends: Mapping[str, Backend] = field(default_factory=dict)  # by cluster name: every cluster that is used
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,28 +305,47 @@ class ObjectStatus:
     ref: ObjectRef
     conditions: tuple[Condition, ...] = ()
     parents: tuple[ParentStatus, ...] = ()
-    listeners: tuple[ListenerStatus, ...] = ()
+    listeners: tuple[ListenerStatus, ...] = ()  # of a Gateway, or of a ListenerSet
     addresses: tuple[tuple[str, str], ...] = ()
     supported_features: tuple[str, ...] = ()
+    ancestors: tuple[ParentStatus, ...] = ()  # of a policy
+    listener_sets: int | None = None  # of a Gateway: attachedListenerSets
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    ports: tuple[Port, ...] = ()
-    backends: Mapping[str, Backend] = field(default_factory=dict)  # by cluster name: every cluster that a route uses
+    fleets: Mapping[str, Fleet] = field(
+        default_factory=dict
+    )  # "" for one that serves every Gateway; else "ns/name" of one
     endpoints: Mapping[str, tuple[Endpoint, ...]] = field(default_factory=dict)  # by cluster name; sorted
     pools: Mapping[str, Pool] = field(default_factory=dict)  # by "ns/name": every InferencePool, routed to or not
     statuses: Mapping[ObjectRef, ObjectStatus] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()  # all of them: what could not be read, and what could not be resolved
 
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """Every socket of every fleet."""
+        return tuple(port for fleet in self.fleets.values() for port in fleet.ports)
+
+    @property
+    def backends(self) -> Mapping[str, Backend]:
+        """Every cluster of every fleet, by name."""
+        return {name: backend for fleet in self.fleets.values() for name, backend in fleet.backends.items()}
+
 
 __all__ = [
     "CONTROLLER",
+    "CORS",
+    "EVERYTHING",
+    "Authorities",
     "Backend",
     "Certificate",
     "Chain",
+    "ClientCheck",
     "Condition",
     "Endpoint",
+    "ExternalAuth",
+    "Fleet",
     "Forward",
     "Graph",
     "ListenerStatus",
@@ -221,11 +354,17 @@ __all__ = [
     "Objective",
     "ParentStatus",
     "PathModifier",
+    "Persistence",
     "Pool",
     "Port",
     "Redirect",
     "Reply",
+    "RetryBudget",
     "Route",
+    "ServerTLS",
+    "Stream",
+    "Tracing",
+    "UpstreamTLS",
     "VirtualHost",
     "WeightedBackend",
-]  # fmt: skip
+]

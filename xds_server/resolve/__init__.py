@@ -5,13 +5,13 @@ whatever their order. Sources: Gateway API 1.7, Inference Extension 1.6.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from xds_server.model.graph import Backend, Graph, ObjectStatus
+from xds_server.model.graph import EVERYTHING, Backend, Fleet, Graph, ObjectStatus
 from xds_server.model.objects import ClusterState, HTTPRoute, ObjectRef, Problem
 from xds_server.resolve.backends import backend_endpoints
 from xds_server.resolve.conflicts import ListenerKey
-from xds_server.resolve.context import Context, problem_order
+from xds_server.resolve.context import MERGED, Context, Setting, problem_order
 from xds_server.resolve.gateways import Ours, gateway_problems, gateway_status, our_gateways
 from xds_server.resolve.hosts import ports
 from xds_server.resolve.listeners import BoundListener, bind_listeners
@@ -19,18 +19,12 @@ from xds_server.resolve.pools import ResolvedPools, resolve_pools
 from xds_server.resolve.routes import PlacedRoute, lost_parents, place, pool_statuses, route_problems, route_status
 from xds_server.resolve.rules import CompiledRoute
 
-__all__ = ["resolve"]
+__all__ = ["MERGED", "Setting", "resolve"]
 
 
-def resolve(
-    state: ClusterState, *, colocated_picker: bool = True, addresses: tuple[tuple[str, str], ...] = ()
-) -> Graph:
-    """The gateway that these objects ask for.
-
-    `colocated_picker`: the picker of this process serves every InferencePool, whatever its endpointPickerRef says.
-    `addresses`: (type, value) of where the fleet is reached, for the Gateways' status; empty where nobody knows.
-    """
-    context = Context(state, colocated_picker, addresses)
+def resolve(state: ClusterState, setting: Setting = MERGED) -> Graph:
+    """The gateway that these objects ask for."""
+    context = Context(state, setting)
     ours = our_gateways(context)
     listeners = bind_listeners(ours.gateways, context)
     by_gateway: dict[ObjectRef, list[BoundListener]] = {gateway.meta.ref: [] for gateway in ours.gateways}
@@ -38,18 +32,36 @@ def resolve(
         by_gateway[bound.gateway.meta.ref].append(bound)
     routes = state.all(HTTPRoute)
     placed = [found for route in routes if (found := place(route, by_gateway, context))]
-    backends = _backends(placed)
     pools = resolve_pools(context)
+    fleets = _fleets(ours, listeners, placed, setting)
+    backends = {name: backend for fleet in fleets.values() for name, backend in fleet.backends.items()}
     statuses, told = _statuses(ours, by_gateway, placed, pools, context)
     mine = (*told, *(problem for route in routes for problem in lost_parents(route, context)))
     return Graph(
-        ports=ports(listeners, _attached(placed)),
-        backends=backends,
-        endpoints={name: backend_endpoints(backend, context) for name, backend in backends.items()},
+        fleets=fleets,
+        endpoints={name: backend_endpoints(backend, context) for name, backend in sorted(backends.items())},
         pools=pools.pools,
         statuses=statuses,
         problems=(*state.problems, *sorted(mine, key=problem_order)),
     )
+
+
+def fleet_of(gateway: ObjectRef, setting: Setting) -> str:
+    """The name of the fleet that serves a Gateway: what its Envoys are known by."""
+    return f"{gateway.namespace}/{gateway.name}" if setting.per_gateway else EVERYTHING
+
+
+def _fleets(
+    ours: Ours, listeners: Iterable[BoundListener], placed: Iterable[PlacedRoute], setting: Setting
+) -> dict[str, Fleet]:
+    """Every fleet, also one with nothing to serve: its Envoys wait for an answer."""
+    each = {fleet_of(gateway.meta.ref, setting) for gateway in ours.gateways}
+    names = each if setting.per_gateway else {EVERYTHING}
+    held: dict[str, list[BoundListener]] = {name: [] for name in sorted(names)}
+    for bound in listeners:
+        held[fleet_of(bound.gateway.meta.ref, setting)].append(bound)
+    attached = _attached(placed)
+    return {name: Fleet(ports(found, attached), _backends(found, attached)) for name, found in held.items()}
 
 
 def _attached(placed: Iterable[PlacedRoute]) -> Mapping[ListenerKey, list[CompiledRoute]]:
@@ -60,13 +72,16 @@ def _attached(placed: Iterable[PlacedRoute]) -> Mapping[ListenerKey, list[Compil
     return found
 
 
-def _backends(placed: Iterable[PlacedRoute]) -> dict[str, Backend]:
-    """Every cluster that a served route uses."""
+def _backends(
+    listeners: Iterable[BoundListener], attached: Mapping[ListenerKey, Sequence[CompiledRoute]]
+) -> dict[str, Backend]:
+    """Every cluster that a route served by these listeners uses."""
     used = {
         backend.cluster: backend
-        for each in placed
-        if any(bound.programmed for bound in each.listeners.values())
-        for backend in each.compiled.backends
+        for bound in listeners
+        if bound.programmed
+        for compiled in attached.get(bound.key, ())
+        for backend in compiled.backends
     }
     return dict(sorted(used.items()))
 

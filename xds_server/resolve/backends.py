@@ -43,7 +43,7 @@ def picker_conditions(pool: InferencePool, context: Context) -> tuple[Condition,
     """Accepted and ResolvedRefs: can anything pick for this pool? The only place that knows who picks."""
     generation, picker = pool.meta.generation, pool.picker
     accepted = c.passed(c.ACCEPTED, generation)
-    if context.colocated_picker:
+    if context.setting.colocated_picker:
         unused = f"; {picker.ref} is not used" if picker else ""
         return accepted, c.passed(c.RESOLVED_REFS, generation, COLOCATED + unused)
     if picker is None:

@@ -12,13 +12,25 @@ from xds_server.model.objects import ClusterState, EndpointSlice, Namespace, Pod
 from xds_server.resolve.references import References
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What resolution must know that no object says."""
+
+    per_gateway: bool = False  # a fleet of Envoys for each Gateway, reached by its Service; else one for all of them
+    colocated_picker: bool = True  # the picker of this process serves InferencePools
+    foreign_pickers: bool = False  # an endpointPickerRef is honoured; else the co-located picker serves its pool too
+    addresses: tuple[tuple[str, str], ...] = ()  # (type, value) of where the fleet is reached; empty where nobody knows
+
+
+MERGED = Setting()  # as for a directory of manifests
+
+
 @dataclass(frozen=True)
 class Context:
     """The indexes are lazy: a cluster without pools never pays for its pods."""
 
     state: ClusterState
-    colocated_picker: bool = True
-    addresses: tuple[tuple[str, str], ...] = ()  # (type, value) where the fleet is reached
+    setting: Setting = MERGED
 
     @cached_property
     def references(self) -> References:

@@ -84,7 +84,7 @@ def gateway_status(
     gateway: Gateway, listeners: Sequence[BoundListener], attached: Mapping[ListenerKey, int], context: Context
 ) -> ObjectStatus:
     accepted = _accepted(gateway, listeners)
-    usable = _usable(gateway, context.addresses)
+    usable = _usable(gateway, context.setting.addresses)
     return ObjectStatus(
         gateway.meta.ref,
         conditions=(accepted, _programmed(gateway, listeners, accepted, usable)),

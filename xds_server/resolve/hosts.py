@@ -9,7 +9,7 @@ tests/xds_server/test_resolve_hosts.py.
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from xds_server.model.graph import Chain, Port, Reply, Route, VirtualHost
+from xds_server.model.graph import Chain, Port, Reply, Route, ServerTLS, VirtualHost
 from xds_server.model.objects import HTTPMatch
 from xds_server.resolve.conflicts import ListenerKey
 from xds_server.resolve.hostnames import ANY, covering, intersect, owner
@@ -31,7 +31,10 @@ def ports(
     for each in listeners:
         if each.programmed:
             found[each.listener.port].append(each)
-    return tuple(Port(number, _chains(found[number], attached)) for number in sorted(found))
+    return tuple(
+        Port(number, _chains(found[number], attached), sni=found[number][0].listener.protocol != "HTTP")
+        for number in sorted(found)
+    )
 
 
 def _chains(
@@ -45,11 +48,11 @@ def _chains(
     }
     if ordered[0].listener.protocol == "HTTP":
         together = [host for each in ordered for host in hosts[each.hostname]]
-        return (Chain("", (), tuple(sorted(together, key=lambda host: host.hostname))),)
+        return (Chain("", None, tuple(sorted(together, key=lambda host: host.hostname))),)
     return tuple(
         Chain(
             "" if each.hostname == ANY else each.hostname,
-            each.certificates,
+            ServerTLS(each.certificates),
             _with_misdirected(hosts[each.hostname], owners),
         )
         for each in ordered
