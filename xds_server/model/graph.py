@@ -10,6 +10,7 @@ from typing import Literal
 from xds_server.model.objects import (
     CORSFilter,
     ExternalAuthFilter,
+    Gateway,
     HeaderFilter,
     HTTPMatch,
     InferenceModelRewrite,
@@ -244,6 +245,7 @@ class Fleet:
 
     ports: tuple[Port, ...] = ()
     backends: Mapping[str, Backend] = field(default_factory=dict)  # by cluster name: every cluster that is used
+    gateway: Gateway | None = None  # the one that it serves; None for all of them
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,10 @@ def _fleets(
     for bound in listeners:
         held[fleet_of(bound.gateway.meta.ref, setting)].append(bound)
     attached = _attached(placed)
-    return {name: Fleet(ports(found, attached), _backends(found, attached)) for name, found in held.items()}
+    owners = {fleet_of(gateway.meta.ref, setting): gateway for gateway in ours.gateways} if setting.per_gateway else {}
+    return {
+        name: Fleet(ports(found, attached), _backends(found, attached), owners.get(name)) for name, found in held.items()
+    }
 
 
 def _attached(placed: Iterable[PlacedRoute]) -> Mapping[ListenerKey, list[CompiledRoute]]:
