@@ -45,6 +45,13 @@ HTTP_ROUTE_NOT_ACCEPTED = "HTTPRouteNotAccepted"
 INVALID_EXTENSION_REF = "InvalidExtensionRef"
 TARGET_NOT_FOUND = "TargetNotFound"
 
+# TLS: certificates of clients, certificates shown to backends, BackendTLSPolicy and other policies
+CONFLICTED_POLICY = "Conflicted"
+INVALID_CA_CERTIFICATE_KIND = "InvalidCACertificateKind"
+INVALID_CA_CERTIFICATE_REF = "InvalidCACertificateRef"
+INVALID_CLIENT_CERTIFICATE_REF = "InvalidClientCertificateRef"
+NO_VALID_CA_CERTIFICATE = "NoValidCACertificate"
+
 MESSAGE_LIMIT = 4096  # metav1.Condition.message allows 32768 characters; nobody reads more than this
 
 
