@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from xds_server.model.objects import (
     INFERENCE_GROUP,
     ClusterState,
+    ConfigMap,
     InferencePool,
     ObjectRef,
     ReferenceGrant,
@@ -20,7 +21,7 @@ from xds_server.model.objects import (
 from xds_server.resolve import conditions as c
 
 Target = TypeVar("Target", covariant=True)  # noqa: PLC0105 (the name is the role)
-Named = TypeVar("Named", Service, InferencePool, Secret)
+Named = TypeVar("Named", Service, InferencePool, Secret, ConfigMap)
 
 SECRET = ("", "Secret")
 
@@ -48,7 +49,7 @@ class References:
         self._grants = frozenset(_questions(state.all(ReferenceGrant)))
 
     def permitted(self, source: ObjectRef, target: ObjectRef) -> bool:
-        if source.namespace == target.namespace:
+        if target.namespace in ("", source.namespace):  # "": what is cluster-scoped is nobody's to grant
             return True
         asked = (source.group, source.kind, source.namespace, target.namespace, target.group, target.kind)
         return (*asked, "") in self._grants or (*asked, target.name) in self._grants

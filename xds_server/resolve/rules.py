@@ -4,10 +4,10 @@ A function of (route, Context) only, so that it can be cached: what a listener a
 `at_listener`. Source: Gateway API 1.7 HTTPRouteRule. Cases: tests/xds_server/test_resolve_rules.py.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
-from xds_server.model.graph import Backend, Forward, Mirror, Redirect, Reply, Route, WeightedBackend
+from xds_server.model.graph import Backend, Certificate, Forward, Mirror, Redirect, Reply, Route, WeightedBackend
 from xds_server.model.objects import (
     INFERENCE_GROUP,
     BackendRef,
@@ -25,6 +25,7 @@ from xds_server.resolve import conditions as c
 from xds_server.resolve.backends import resolve_backend
 from xds_server.resolve.context import Context
 from xds_server.resolve.references import Denied, Ok
+from xds_server.resolve.tls import present
 from xds_server.resolve.validity import Complaint, backend_filter_complaints, filter_complaints, match_complaints
 
 Precedence = tuple[int, int, int, int, int, str, str, str, int, int]
@@ -99,7 +100,7 @@ def compile_route(route: HTTPRoute, context: Context) -> CompiledRoute:
     return CompiledRoute(
         route,
         tuple(entries),
-        _used(entries),
+        used(entries),
         tuple(findings.pools),
         tuple(findings.unresolved),
         tuple(findings.invalid),
@@ -107,12 +108,39 @@ def compile_route(route: HTTPRoute, context: Context) -> CompiledRoute:
     )
 
 
-def _used(entries: Iterable[Entry]) -> tuple[Backend, ...]:
+def used(entries: Collection[Entry]) -> tuple[Backend, ...]:
     """Every cluster that these entries send requests to; a broken rule needs none."""
     actions = [entry.route.action for entry in entries if isinstance(entry.route.action, Forward)]
     found = [each.backend for action in actions for each in action.backends]
     found += [each.backend for action in actions for each in action.mirrors]
+    found += [entry.route.auth.backend for entry in entries if entry.route.auth]
     return tuple({backend.cluster: backend for backend in found if backend}.values())
+
+
+def presenting(entries: tuple[Entry, ...], certificate: Certificate) -> tuple[Entry, ...]:
+    """The entries as a Gateway with this client certificate serves them: backends that speak TLS are shown it.
+
+    They are other clusters then; `used` of the result lists them.
+    """
+    return tuple(
+        replace(entry, route=route) if (route := _presenting(entry.route, certificate)) is not entry.route else entry
+        for entry in entries
+    )
+
+
+def _presenting(route: Route, certificate: Certificate) -> Route:
+    if route.auth and (asked := present(route.auth.backend, certificate)) is not route.auth.backend:
+        route = replace(route, auth=replace(route.auth, backend=asked))
+    action = route.action
+    if not isinstance(action, Forward):
+        return route
+    backends = tuple(
+        replace(each, backend=present(each.backend, certificate)) if each.backend else each for each in action.backends
+    )
+    mirrors = tuple(replace(each, backend=present(each.backend, certificate)) for each in action.mirrors)
+    if (backends, mirrors) == (action.backends, action.mirrors):
+        return route
+    return replace(route, action=replace(action, backends=backends, mirrors=mirrors))
 
 
 def at_listener(entries: tuple[Entry, ...], scheme: str, port: int) -> tuple[Entry, ...]:
