@@ -14,12 +14,22 @@ from xds_server.resolve.conditions import OURS
 
 Json = dict[str, Any]
 ParentKey = tuple[str, str, str, str, str, int]
+_ANCESTORS = 16  # as many as a policy's status may have
 
 # The fields of `status` that we write, by kind; we touch no other.
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "GatewayClass": ("conditions", "supportedFeatures"),
-    "Gateway": ("addresses", "conditions", "listeners"),
+    "Gateway": ("addresses", "attachedListenerSets", "conditions", "listeners"),
+    "ListenerSet": ("conditions", "listeners"),
     "HTTPRoute": ("parents",),
+    "GRPCRoute": ("parents",),
+    "TLSRoute": ("parents",),
+    "TCPRoute": ("parents",),
+    "UDPRoute": ("parents",),
+    "BackendTLSPolicy": ("ancestors",),
+    "XBackendTrafficPolicy": ("ancestors",),
+    "XTelemetryPolicy": ("ancestors",),
+    "XBackend": ("ancestors",),
     "InferencePool": ("parents",),
     "InferenceObjective": ("conditions",),
     "InferenceModelRewrite": ("conditions",),
@@ -36,7 +46,7 @@ def patches(graph: Graph, held: Mapping[ObjectRef, Mapping[str, Any]], now: date
     for ref, status in graph.statuses.items():
         existing = held.get(ref, {})
         wanted = _wanted(status, existing, time)
-        differs = {field: value for field, value in wanted.items() if value != (existing.get(field) or [])}
+        differs = {field: value for field, value in wanted.items() if value != (existing.get(field) or type(value)())}
         if differs:
             found.append((ref, {"status": differs}))
     return found
@@ -64,11 +74,15 @@ def problems(graph: Graph) -> list[Json]:
 
 
 def _wanted(status: ObjectStatus, existing: Mapping[str, Any], time: str) -> Json:
-    makers: dict[str, Callable[[], list[Json]]] = {
+    makers: dict[str, Callable[[], list[Json] | int]] = {
         "addresses": lambda: [{"type": kind, "value": value} for kind, value in status.addresses],
         "conditions": lambda: _conditions(status.conditions, existing.get("conditions") or [], time),
         "listeners": lambda: _listeners(status.listeners, existing.get("listeners") or [], time),
-        "parents": lambda: _parents(status, existing.get("parents") or [], time),
+        "parents": lambda: _entries("parentRef", status.parents, status.ref, existing.get("parents") or [], time),
+        "ancestors": lambda: _entries(
+            "ancestorRef", status.ancestors, status.ref, existing.get("ancestors") or [], time
+        )[:_ANCESTORS],
+        "attachedListenerSets": lambda: status.listener_sets or 0,
         "supportedFeatures": lambda: [{"name": name} for name in status.supported_features],
     }
     return {field: makers[field]() for field in FIELDS.get(status.ref.kind, ())}
@@ -112,22 +126,25 @@ def _listeners(wanted: Iterable[ListenerStatus], existing: Sequence[Json], time:
     ]
 
 
-def _parents(status: ObjectStatus, existing: Sequence[Json], time: str) -> list[Json]:
-    namespace = status.ref.namespace
-    ours = {_key(_parent_ref(each.parent), namespace): each for each in reversed(status.parents)}
+def _entries(
+    field: str, wanted: Sequence[ParentStatus], ref: ObjectRef, existing: Sequence[Json], time: str
+) -> list[Json]:
+    """The parents of a route or pool, the ancestors of a policy: ours, among those of others."""
+    namespace = ref.namespace
+    ours = {_key(_parent_ref(each.parent), namespace): each for each in reversed(wanted)}
     ours = dict(reversed(ours.items()))  # of equal parentRefs the first stands, in the order of the spec
     found = []
     for held in existing:
         if held.get("controllerName") != CONTROLLER:
             found.append(held)
-        elif parent := ours.pop(_key(held.get("parentRef") or {}, namespace), None):
-            found.append(_parent(parent, held, time))
-    return found + [_parent(each, {}, time) for each in ours.values()]
+        elif parent := ours.pop(_key(held.get(field) or {}, namespace), None):
+            found.append(_entry(field, parent, held, time))
+    return found + [_entry(field, each, {}, time) for each in ours.values()]
 
 
-def _parent(wanted: ParentStatus, held: Json, time: str) -> Json:
+def _entry(field: str, wanted: ParentStatus, held: Json, time: str) -> Json:
     return {
-        "parentRef": held.get("parentRef") or _parent_ref(wanted.parent),
+        field: held.get(field) or _parent_ref(wanted.parent),
         "controllerName": CONTROLLER,
         "conditions": _conditions(wanted.conditions, held.get("conditions") or [], time),
     }
@@ -176,13 +193,16 @@ def _rendered(status: ObjectStatus) -> Json:
                 }
                 for each in status.listeners
             ],
-            "parents": [
-                {"parentRef": _parent_ref(each.parent), "conditions": [_plain(found) for found in each.conditions]}
-                for each in status.parents
-            ],
+            "parents": [_plain_entry("parentRef", each) for each in status.parents],
+            "ancestors": [_plain_entry("ancestorRef", each) for each in status.ancestors],
+            "attachedListenerSets": status.listener_sets or 0,
             "supportedFeatures": list(status.supported_features),
         }
     )
+
+
+def _plain_entry(field: str, found: ParentStatus) -> Json:
+    return {field: _parent_ref(found.parent), "conditions": [_plain(each) for each in found.conditions]}
 
 
 def _plain(found: Condition) -> Json:

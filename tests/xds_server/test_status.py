@@ -4,8 +4,8 @@ import datetime as dt
 from typing import Any
 
 from tests.xds_server.resolve_world import gateway, graph, http, pool, ref, route, rule, service, thing
-from xds_server.model.graph import CONTROLLER, Graph
-from xds_server.model.objects import ObjectRef
+from xds_server.model.graph import CONTROLLER, Condition, Graph, ObjectStatus, ParentStatus
+from xds_server.model.objects import ObjectRef, ParentRef
 from xds_server.status import patches, problems, render
 
 THEN = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -130,3 +130,34 @@ def test_a_gateway_of_another_class_is_left_alone() -> None:
     found = graph(other, gateway(spec={"gatewayClassName": "other"}))
     held = {GATEWAY: {"conditions": [condition("Accepted")]}}
     assert GATEWAY not in dict(patches(found, held, NOW))
+
+
+POLICY = ObjectRef("gateway.networking.k8s.io", "BackendTLSPolicy", "d", "p")
+
+
+def ancestors(*names: str) -> Graph:
+    accepted = (Condition("Accepted", "True", "Accepted"),)
+    found = tuple(ParentStatus(ParentRef(ref("Gateway", name)), accepted) for name in names)
+    return Graph(statuses={POLICY: ObjectStatus(POLICY, ancestors=found)})
+
+
+def test_ancestors_of_others_are_kept_and_ours_go_when_they_should() -> None:
+    foreign = {"ancestorRef": {"name": "gw"}, "controllerName": "example.com/other", "conditions": []}
+    held = applied(ancestors("gw"), {POLICY: {"ancestors": [foreign]}})
+    assert [each["controllerName"] for each in held[POLICY]["ancestors"]] == ["example.com/other", CONTROLLER]
+    assert patches(ancestors("gw"), held, NOW) == []
+    assert applied(ancestors(), held)[POLICY]["ancestors"] == [foreign]
+
+
+def test_a_policy_names_no_more_ancestors_than_it_may() -> None:
+    held = applied(ancestors(*(f"gw{index}" for index in range(20))))
+    assert len(held[POLICY]["ancestors"]) == 16
+
+
+def test_attached_listener_sets_are_counted() -> None:
+    def counted(sets: int) -> Graph:
+        return Graph(statuses={GATEWAY: ObjectStatus(GATEWAY, listener_sets=sets)})
+
+    assert applied(counted(2))[GATEWAY]["attachedListenerSets"] == 2
+    assert applied(counted(0), applied(counted(2)))[GATEWAY]["attachedListenerSets"] == 0
+    assert patches(counted(0), {}, NOW) == []
