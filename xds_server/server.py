@@ -14,12 +14,13 @@ from typing import Any
 import grpc
 
 from xds_server import wire
+from xds_server.admission import Identify, admitted
 from xds_server.ads import AdsSession, Timing
 from xds_server.facts import Connected, Disconnected, NodeStatus, Observe, Response
 from xds_server.latest import Latest
 from xds_server.snapshot import Snapshot
 
-Fleets = Mapping[str, Snapshot]  # by node.cluster; "" is for every other
+Fleets = Mapping[str, Snapshot]  # by verified identity, or where nobody is asked by node.cluster; "" is for every other
 
 DEFAULT = Timing()
 MAX_AGE_S = (10 * 3600, 12 * 3600)  # a connection ends some time in between, so that replicas share the fleet again
@@ -72,7 +73,9 @@ class AdsServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         timing: Timing = DEFAULT,
         clock: Callable[[], float] = time.monotonic,
         stream: "type[Stream] | None" = None,
+        identify: Identify | None = None,
     ) -> None:
+        self._identify = identify
         self._stream = stream or Stream
         self.fleet = Fleet()
         self.ports: tuple[int, ...] = ()
@@ -97,11 +100,13 @@ class AdsServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         await self._serve(context, delta=True)
 
     async def _serve(self, context: Any, *, delta: bool) -> None:
+        """Every stream of every kind comes through here, and is known before anything else is told to it."""
+        fleet = None if self._identify is None else await admitted(context, self._identify)
         if self._snapshots.value is None:  # a half-empty answer would take configuration away from a running Envoy
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not synced yet")
         stream = self._stream(context, delta=delta, timing=self._timing, clock=self._clock, observe=self._observe)
         with self.fleet.member(stream.session):
-            await stream.serve(self._snapshots)
+            await stream.serve(self._snapshots, fleet)
 
 
 class Stream:
@@ -119,8 +124,8 @@ class Stream:
         self._outbox: list[Response] = []  # bounded: at most one response of a type is unanswered
         self._changed = asyncio.Event()
 
-    async def serve(self, snapshots: Latest[Fleets]) -> None:
-        """Until the client closes; a failing child fails the stream."""
+    async def serve(self, snapshots: Latest[Fleets], fleet: str | None = None) -> None:
+        """Until the client closes; a failing child fails the stream. `fleet` None: what the client says of itself decides."""
         first = await self._context.read()
         if first is grpc.aio.EOF:
             return
@@ -128,7 +133,7 @@ class Stream:
         self._observe(Connected(self.session.node, self.session.delta))
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._follow(snapshots))
+                tasks.create_task(self._follow(snapshots, fleet))
                 tasks.create_task(self._write())
                 tasks.create_task(self._read())
         except* _Ended:
@@ -141,9 +146,9 @@ class Stream:
             self._took(self.session.receive(self._parse(body), self._clock()))
         raise _Ended
 
-    async def _follow(self, snapshots: Latest[Fleets]) -> None:
+    async def _follow(self, snapshots: Latest[Fleets], fleet: str | None) -> None:
         async for fleets in snapshots.values():
-            snapshot = fleets.get(self.session.node.cluster, fleets.get(""))
+            snapshot = choose(fleets, self.session.node.cluster, fleet)
             if snapshot is not None:  # a fleet that nobody describes keeps what it has
                 self._took(self.session.update(snapshot, self._clock()))
 
@@ -166,6 +171,13 @@ class Stream:
             self._observe(fact)
 
 
+def choose(fleets: Fleets, cluster: str, fleet: str | None) -> Snapshot | None:
+    """A verified fleet gets its own and nothing else, for a snapshot has the private keys of its fleet."""
+    if fleet is not None:
+        return fleets.get(fleet)
+    return fleets.get(cluster, fleets.get(""))
+
+
 @asynccontextmanager
 async def serve(
     addresses: Sequence[str],
@@ -176,13 +188,15 @@ async def serve(
     timing: Timing = DEFAULT,
     clock: Callable[[], float] = time.monotonic,
     stream: type[Stream] = Stream,
+    identify: Identify | None = None,
 ) -> AsyncIterator[AdsServer]:
     """Serve ADS on every address ("127.0.0.1:18000", port 0 for any, "unix:/path") until the block ends; streams end with it.
 
-    `credentials`: grpc.ssl_server_credentials, or None for plaintext. Raises RuntimeError for an address that cannot be bound. `stream` is
-    what a benchmark wraps to delay responses.
+    `credentials`: grpc.ServerCredentials, or None for plaintext. Raises RuntimeError for an address that cannot be bound. `stream` is
+    what a benchmark wraps to delay responses. `identify` gives a stream's fleet from its metadata, None refuses it; without it
+    whoever reaches the port is served what its node.cluster asks for.
     """
-    handler = AdsServer(snapshots, observe, timing=timing, clock=clock, stream=stream)
+    handler = AdsServer(snapshots, observe, timing=timing, clock=clock, stream=stream, identify=identify)
     age = random.randint(*MAX_AGE_S) * 1000  # noqa: S311 - spreads reconnects, guards nothing
     server = grpc.aio.server(handlers=(handler,), options=(*OPTIONS, ("grpc.max_connection_age_ms", age)))
     handler.ports = tuple(
