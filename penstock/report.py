@@ -111,7 +111,7 @@ class Report:
 def _proxy(found: NodeStatus) -> dict[str, Any]:
     return {
         "node": found.node.id,
-        "fleet": found.node.cluster,
+        "fleet": found.fleet,
         "user_agent": found.node.user_agent,
         "degraded": found.degraded,
         "types": {

@@ -129,3 +129,4 @@ class NodeStatus:
     delta: bool
     degraded: bool
     types: tuple[TypeStatus, ...]
+    fleet: str = ""  # the verified one, or what node.cluster says where nobody is asked

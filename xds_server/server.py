@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -40,22 +41,29 @@ class Fleet:
     """The live sessions, for status and for people."""
 
     def __init__(self) -> None:
-        self._sessions: list[AdsSession] = []
+        self._sessions: list[tuple[AdsSession, str | None]] = []
 
     def __len__(self) -> int:
         return len(self._sessions)
 
     def __iter__(self) -> Iterator[NodeStatus]:
         """One status per stream, in the order in which they came; an Envoy that reconnects may be there twice for a moment."""
-        return iter([session.status() for session in self._sessions])
+        return iter(
+            [
+                replace(session.status(), fleet=session.node.cluster if fleet is None else fleet)
+                for session, fleet in self._sessions
+            ]
+        )
 
     @contextmanager
-    def member(self, session: AdsSession) -> Iterator[None]:
-        self._sessions.append(session)
+    def member(self, session: AdsSession, fleet: str | None = None) -> Iterator[None]:
+        """`fleet` is the verified one, if anybody asked."""
+        member = (session, fleet)
+        self._sessions.append(member)
         try:
             yield
         finally:
-            self._sessions.remove(session)
+            self._sessions.remove(member)
 
 
 class _Ended(Exception):
@@ -105,7 +113,7 @@ class AdsServer(grpc.GenericRpcHandler):  # type: ignore[misc]
         if self._snapshots.value is None:  # a half-empty answer would take configuration away from a running Envoy
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not synced yet")
         stream = self._stream(context, delta=delta, timing=self._timing, clock=self._clock, observe=self._observe)
-        with self.fleet.member(stream.session):
+        with self.fleet.member(stream.session, fleet):
             await stream.serve(self._snapshots, fleet)
 
 

@@ -11,10 +11,11 @@ ACCEPTED = "Accepted"
 CONFLICTED = "Conflicted"
 PARTIALLY_INVALID = "PartiallyInvalid"
 PROGRAMMED = "Programmed"
+PROGRAMMED_ROUTE = "penstock.dev/Programmed"  # of a route, and only where proxies refuse what it became
 RESOLVED_REFS = "ResolvedRefs"
 
 # The types that we write. Any other condition found on an object belongs to someone else and is kept.
-OURS = frozenset({ACCEPTED, CONFLICTED, PARTIALLY_INVALID, PROGRAMMED, RESOLVED_REFS})
+OURS = frozenset({ACCEPTED, CONFLICTED, PARTIALLY_INVALID, PROGRAMMED, PROGRAMMED_ROUTE, RESOLVED_REFS})
 
 # Routes
 BACKEND_NOT_FOUND = "BackendNotFound"
@@ -27,14 +28,18 @@ REF_NOT_PERMITTED = "RefNotPermitted"
 UNSUPPORTED_PROTOCOL = "UnsupportedProtocol"
 UNSUPPORTED_VALUE = "UnsupportedValue"
 
-# Gateways, their listeners and classes
+# Gateways, their listeners and classes, ListenerSets
+ADDRESS_NOT_ASSIGNED = "AddressNotAssigned"
 ADDRESS_NOT_USABLE = "AddressNotUsable"
+CONFIGURATION_CHANGED = "ConfigurationChanged"
 HOSTNAME_CONFLICT = "HostnameConflict"
 INVALID = "Invalid"
 INVALID_CERTIFICATE_REF = "InvalidCertificateRef"
 INVALID_PARAMETERS = "InvalidParameters"
 INVALID_ROUTE_KINDS = "InvalidRouteKinds"
+LISTENERS_NOT_RESOLVED = "ListenersNotResolved"
 LISTENERS_NOT_VALID = "ListenersNotValid"
+NOT_ALLOWED = "NotAllowed"
 NO_CONFLICTS = "NoConflicts"
 PROTOCOL_CONFLICT = "ProtocolConflict"
 UNSUPPORTED_ADDRESS = "UnsupportedAddress"
