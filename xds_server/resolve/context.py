@@ -8,7 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from xds_server.model.objects import ClusterState, EndpointSlice, Namespace, Pod, Problem
+from xds_server.model.objects import (
+    BackendTLSPolicy,
+    ClusterState,
+    EndpointSlice,
+    Namespace,
+    ObjectRef,
+    Pod,
+    Problem,
+    XBackendTrafficPolicy,
+    XTelemetryPolicy,
+)
 from xds_server.resolve.references import References
 
 
@@ -80,6 +90,31 @@ class Context:
             return []
         candidates = min((self._labelled_slices.get((namespace, *label), []) for label in selector.items()), key=len)
         return [each for each in candidates if selector.items() <= each.meta.labels.items()]
+
+    @cached_property
+    def tls_policies(self) -> Mapping[tuple[ObjectRef, str], BackendTLSPolicy]:
+        """By (target, section): the oldest takes precedence, whether it is valid or not."""
+        found: dict[tuple[ObjectRef, str], BackendTLSPolicy] = {}
+        for policy in self.state.all(BackendTLSPolicy):
+            for target in policy.targets:
+                found.setdefault((target.ref, target.section), policy)
+        return found
+
+    @cached_property
+    def traffic_policies(self) -> Mapping[ObjectRef, XBackendTrafficPolicy]:
+        found: dict[ObjectRef, XBackendTrafficPolicy] = {}
+        for policy in self.state.all(XBackendTrafficPolicy):
+            for target in policy.targets:
+                found.setdefault(target.ref, policy)
+        return found
+
+    @cached_property
+    def telemetry_policies(self) -> Mapping[ObjectRef, XTelemetryPolicy]:
+        found: dict[ObjectRef, XTelemetryPolicy] = {}
+        for policy in self.state.all(XTelemetryPolicy):
+            for target in policy.targets:
+                found.setdefault(target.ref, policy)
+        return found
 
 
 def problem_order(problem: Problem) -> tuple[str, str, str, str]:
