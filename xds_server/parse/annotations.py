@@ -19,6 +19,9 @@ A host is an IPv4 address, an IPv6 address in brackets, or `localhost` (127.0.0.
 PICKER_CONFIG = "penstock.dev/endpoint-picker-config"
 """On an InferencePool: the name of an EndpointPickerConfig document or ConfigMap in its namespace."""
 
+FAILOVER = "penstock.dev/failover"
+"""On an InferencePool: comma separated InferencePools of its namespace, asked in this order when it has nothing to give."""
+
 HOST_PORT = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<four>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
 
 

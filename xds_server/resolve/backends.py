@@ -1,89 +1,78 @@
 """Backends: a backendRef as a Backend, or why not. A cluster is named by what it is, never by who uses it.
 
-Sources: Gateway API 1.7 BackendRef, Service appProtocol (KEP-3726); InferencePool 1.6. Cases: tests/xds_server/test_resolve_references.py.
+Sources: Gateway API 1.7 BackendRef, XBackend; InferencePool 1.6. Cases: tests/xds_server/test_resolve_references.py.
 """
 
-from xds_server.model.graph import Backend, Condition, Endpoint
-from xds_server.model.objects import BackendRef, InferencePool, ObjectRef, Service, ServicePort
+from collections.abc import Iterable, Iterator
+
+from xds_server.model.graph import Backend, Endpoint
+from xds_server.model.objects import BackendRef, InferencePool, ObjectRef, Service, XBackend
 from xds_server.resolve import conditions as c
 from xds_server.resolve.context import Context
-from xds_server.resolve.endpoints import pool_endpoints, service_endpoints
+from xds_server.resolve.endpoints import pool_endpoints, selected_endpoints, service_endpoints
+from xds_server.resolve.pickers import picker_conditions, pool_backend
 from xds_server.resolve.references import Denied, Ok
+from xds_server.resolve.services import Protocol, port_of, service_backend
+from xds_server.resolve.xbackends import xbackend
 
-H2C = "kubernetes.io/h2c"
-UNSUPPORTED_APP_PROTOCOLS = frozenset({"kubernetes.io/wss"})  # TLS to a backend needs a BackendTLSPolicy
-COLOCATED = "the co-located picker serves this pool"
+__all__ = ["Protocol", "backend_endpoints", "flat", "picker_conditions", "pool_backend", "resolve_backend"]
 
 
-def resolve_backend(source: ObjectRef, wanted: BackendRef, context: Context) -> Ok[Backend] | Denied:
-    """What `source`, a route, may send requests to. An InferencePool ignores the reference's port: it has its own."""
+def resolve_backend(
+    source: ObjectRef, wanted: BackendRef, context: Context, protocol: Protocol = "HTTP"
+) -> Ok[Backend] | Denied:
+    """What `source`, a route, may send requests or connections to. An InferencePool ignores the reference's port.
+
+    `Barred`, a kind of Denied: the reference is right, but the backend's TLS policy cannot be kept.
+    """
     match context.references.backend(source, wanted.ref):
         case Denied() as denied:
             return denied
         case Ok(InferencePool() as pool):
-            conditions = picker_conditions(pool, context)
-            wrong = next((found for found in conditions if found.status == "False"), None)
-            return Denied(c.BACKEND_NOT_FOUND, f"{pool.meta.ref}: {wrong.message}") if wrong else Ok(pool_backend(pool))
+            return _pool(pool, context, protocol)
         case Ok(Service() as service):
-            return _service_backend(service, wanted.port)
+            return service_backend(service, wanted.port, context, protocol)
+        case Ok(XBackend() as found):
+            return xbackend(found, context, protocol)
     raise AssertionError(wanted)  # pragma: no cover
 
 
-def pool_backend(pool: InferencePool) -> Backend:
-    return Backend(
-        cluster=f"pool/{pool.meta.namespace}/{pool.meta.ref.name}",
-        ref=pool.meta.ref,
-        protocol="h2c" if pool.app_protocol == H2C else "http",
-        pool=True,
-        fail_open=pool.picker is not None and pool.picker.failure_mode == "FailOpen",
-    )
-
-
-def picker_conditions(pool: InferencePool, context: Context) -> tuple[Condition, Condition]:
-    """Accepted and ResolvedRefs: can anything pick for this pool? The only place that knows who picks."""
-    generation, picker = pool.meta.generation, pool.picker
-    accepted = c.passed(c.ACCEPTED, generation)
-    if context.setting.colocated_picker:
-        unused = f"; {picker.ref} is not used" if picker else ""
-        return accepted, c.passed(c.RESOLVED_REFS, generation, COLOCATED + unused)
-    if picker is None:
-        message = "no endpointPickerRef, and no picker runs with the gateway; set spec.endpointPickerRef"
-        refused = c.failed(c.ACCEPTED, c.ENDPOINT_PICKER_REF_MISSING, message, generation)
-        return refused, c.passed(c.RESOLVED_REFS, generation)
-    service = context.state.get(Service, picker.ref)
-    if service is None or service.type == "ExternalName":
-        what = "does not exist" if service is None else "is of type ExternalName, which a picker must not be"
-        message = f"spec.endpointPickerRef: {picker.ref} {what}"
-        return accepted, c.failed(c.RESOLVED_REFS, c.INVALID_EXTENSION_REF, message, generation)
-    return accepted, c.passed(c.RESOLVED_REFS, generation)
+def flat(backends: Iterable[Backend | None]) -> Iterator[Backend]:
+    """Each backend and whatever it takes to serve it: its picker, and the pools that stand in for it with theirs."""
+    for backend in backends:
+        if backend is not None:
+            yield backend
+            yield from flat((backend.picker, *backend.failover))
 
 
 def backend_endpoints(backend: Backend, context: Context) -> tuple[Endpoint, ...]:
-    """The addresses behind a Backend that `resolve_backend` made."""
-    found = context.state.objects[backend.ref]
-    if isinstance(found, InferencePool):
-        return pool_endpoints(found, context)
-    if not isinstance(found, Service):  # pragma: no cover
-        raise TypeError(backend)
-    port = _tcp_port(found, int(backend.cluster.rpartition("/")[2]))
-    return service_endpoints(found, port, context) if port else ()
+    """The addresses behind a Backend that `resolve_backend` made; none for a name that Envoy resolves itself."""
+    match context.state.objects[backend.ref]:
+        case InferencePool() as pool:
+            return pool_endpoints(pool, context)
+        case XBackend() as found:
+            return selected_endpoints(found, context)
+        case Service() as service:
+            number, transport = _socket(backend.cluster)
+            port = port_of(service, number, transport)
+            return service_endpoints(service, port, context) if port else ()
+    raise TypeError(backend)  # pragma: no cover
 
 
-def _service_backend(service: Service, number: int) -> Ok[Backend] | Denied:
-    ref = service.meta.ref
-    if service.type == "ExternalName":
-        what = f"{ref} is of type ExternalName, which is not supported; use a Service with EndpointSlices"
-        return Denied(c.INVALID_KIND, what)
-    port = _tcp_port(service, number)
-    if port is None:
-        held = ", ".join(str(each.port) for each in service.ports if each.protocol == "TCP") or "none"
-        what = f"{ref} has no TCP port {number}" if number else "a Service needs a port"
-        return Denied(c.BACKEND_NOT_FOUND, f"{what}; its ports are {held}")
-    if port.app_protocol in UNSUPPORTED_APP_PROTOCOLS:
-        return Denied(c.UNSUPPORTED_PROTOCOL, f"{ref}: appProtocol {port.app_protocol} is not supported")
-    cluster = f"service/{ref.namespace}/{ref.name}/{number}"
-    return Ok(Backend(cluster, ref, protocol="h2c" if port.app_protocol == H2C else "http"))
+def _socket(cluster: str) -> tuple[int, str]:
+    """The port of "service/ns/name/port" or "picker/ns/name/port", whatever else the name says."""
+    _, _, _, port, *more = cluster.partition("~")[0].split("/")
+    return int(port), "UDP" if "udp" in more else "TCP"
 
 
-def _tcp_port(service: Service, number: int) -> ServicePort | None:
-    return next((each for each in service.ports if each.port == number and each.protocol == "TCP"), None)
+def _pool(pool: InferencePool, context: Context, protocol: Protocol) -> Ok[Backend] | Denied:
+    if protocol not in ("HTTP", "GRPC"):
+        return Denied(c.INVALID_KIND, f"{pool.meta.ref} serves requests, not connections; use an HTTPRoute")
+    wrong = next((found for found in picker_conditions(pool, context) if found.status == "False"), None)
+    if wrong:
+        return Denied(c.BACKEND_NOT_FOUND, f"{pool.meta.ref}: {wrong.message}")
+    backend = pool_backend(pool, context)
+    if protocol == "GRPC" and backend.protocol != "h2c":
+        message = f"{pool.meta.ref} serves HTTP/1; set its appProtocol to kubernetes.io/h2c for a GRPCRoute"
+        return Denied(c.UNSUPPORTED_PROTOCOL, message)
+    return Ok(backend)

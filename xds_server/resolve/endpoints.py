@@ -7,7 +7,7 @@ the port's index is the data-parallel rank). Cases: tests/xds_server/test_resolv
 from collections.abc import Iterable, Iterator
 
 from xds_server.model.graph import Endpoint
-from xds_server.model.objects import EndpointSlice, InferencePool, Pod, Service, ServicePort, SliceEndpoint
+from xds_server.model.objects import EndpointSlice, InferencePool, Pod, Service, ServicePort, SliceEndpoint, XBackend
 from xds_server.parse import annotations
 from xds_server.resolve.context import Context
 
@@ -55,6 +55,15 @@ def pool_endpoints(pool: InferencePool, context: Context) -> tuple[Endpoint, ...
             for rank, port in _slice_ports(each, pool.target_ports):
                 found.extend(_from_slice(each, port, rank))
     return unique(found)
+
+
+def selected_endpoints(found: XBackend, context: Context) -> tuple[Endpoint, ...]:
+    """The ready pods that an XBackend selects, at its port; slices with the labels in their place, as for pools."""
+    pods = context.pods(found.meta.namespace, found.selector)
+    if pods:
+        return unique(_from_pod(pod, found.port) for pod in pods if _serves(pod))
+    slices = context.selected_slices(found.meta.namespace, found.selector)
+    return unique(each for one in slices for each in _from_slice(one, found.port))
 
 
 def unique(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:

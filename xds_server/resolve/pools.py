@@ -21,11 +21,11 @@ from xds_server.model.objects import (
     ObjectRef,
     Problem,
 )
-from xds_server.parse.annotations import PICKER_CONFIG
+from xds_server.parse.annotations import FAILOVER, PICKER_CONFIG
 from xds_server.resolve import conditions as c
-from xds_server.resolve.backends import pool_backend
 from xds_server.resolve.context import Context
 from xds_server.resolve.endpoints import pool_endpoints
+from xds_server.resolve.pickers import lost_failover, pool_backend
 
 DEFAULT_CONFIG = "default"
 
@@ -62,9 +62,10 @@ def resolve_pools(context: Context) -> ResolvedPools:
         pool = held[ref]
         document, found = picker_config(pool, context)
         problems += found
+        problems += _lost_failover(pool, context)
         pools[f"{ref.namespace}/{ref.name}"] = Pool(
             ref,
-            pool_backend(pool),
+            pool_backend(pool, context),
             pool_endpoints(pool, context),
             tuple(sorted(objectives.get(ref, ()), key=lambda each: each.name)),
             tuple(rewrites.get(ref, ())),  # state.all gives the oldest first
@@ -72,6 +73,12 @@ def resolve_pools(context: Context) -> ResolvedPools:
             (document.meta.ref, document.meta.source) if document else None,
         )
     return ResolvedPools(pools, statuses, tuple(problems))
+
+
+def _lost_failover(pool: InferencePool, context: Context) -> Iterable[Problem]:
+    where, meta = f"metadata.annotations[{FAILOVER}]", pool.meta
+    for message in lost_failover(pool, context):
+        yield Problem(meta.ref, where, c.TARGET_NOT_FOUND, message, meta.source)
 
 
 def picker_config(pool: InferencePool, context: Context) -> tuple[EndpointPickerConfig | None, list[Problem]]:

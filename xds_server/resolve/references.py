@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from xds_server.model.objects import (
+    GATEWAY_X_GROUP,
     INFERENCE_GROUP,
     ClusterState,
     ConfigMap,
@@ -17,11 +18,12 @@ from xds_server.model.objects import (
     ReferenceGrant,
     Secret,
     Service,
+    XBackend,
 )
 from xds_server.resolve import conditions as c
 
 Target = TypeVar("Target", covariant=True)  # noqa: PLC0105 (the name is the role)
-Named = TypeVar("Named", Service, InferencePool, Secret, ConfigMap)
+Named = TypeVar("Named", Service, InferencePool, XBackend, Secret, ConfigMap)
 
 SECRET = ("", "Secret")
 
@@ -39,6 +41,14 @@ class Denied:
 
     reason: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Barred(Denied):
+    """The reference names what it should, but a policy of that object cannot be kept: requests fail, ResolvedRefs does not.
+
+    The policy's own status says why.
+    """
 
 
 class References:
@@ -65,15 +75,19 @@ class References:
         found = self._state.get(kind, target)
         return Denied(missing, f"{target} does not exist") if found is None else Ok(found)
 
-    def backend(self, source: ObjectRef, target: ObjectRef) -> Ok[Service] | Ok[InferencePool] | Denied:
-        """The Service or InferencePool that a route's backendRef names."""
+    def backend(self, source: ObjectRef, target: ObjectRef) -> Ok[Service] | Ok[InferencePool] | Ok[XBackend] | Denied:
+        """The Service, InferencePool or XBackend that a route's backendRef names."""
         match (target.group, target.kind):
             case ("", "Service"):
                 return self.find(source, target, Service, c.BACKEND_NOT_FOUND)
             case (group, "InferencePool") if group == INFERENCE_GROUP:
                 return self.find(source, target, InferencePool, c.BACKEND_NOT_FOUND)
+            case (group, "XBackend") if group == GATEWAY_X_GROUP:
+                return self.find(source, target, XBackend, c.BACKEND_NOT_FOUND)
         kind = f"{target.group}/{target.kind}" if target.group else target.kind
-        return Denied(c.INVALID_KIND, f"backends of kind {kind} are not supported; use a Service or an InferencePool")
+        return Denied(
+            c.INVALID_KIND, f"backends of kind {kind} are not supported; use a Service, an InferencePool or an XBackend"
+        )
 
     def secret(self, source: ObjectRef, target: ObjectRef) -> Ok[Secret] | Denied:
         """The Secret that a listener's certificateRef names."""

@@ -96,18 +96,16 @@ def authorities(
 
 
 def shaped(backend: Backend) -> Backend:
-    """A backend under the name that its policies give it: equal policies share a cluster, different ones never do."""
-    base = backend.cluster.partition("~")[0]
-    if backend.tls is None and backend.budget is None:
-        return backend if base == backend.cluster else replace(backend, cluster=base)
-    words = [repr(backend.budget)]
-    if backend.tls is not None:
-        tls = backend.tls
-        vouched, shown = tls.authorities, tls.certificate
-        held = (vouched.name if vouched else "", shown.name if shown else "")
-        words += [tls.hostname, *held, repr(tls.names), repr(tls.verify)]
-    policies = digest("\n".join(words).encode())[:16]
-    return replace(backend, cluster=f"{base}~{policies}")
+    """A backend under the name that its TLS gives it: who speaks TLS to it, or shows another certificate, has another cluster.
+
+    A retry budget names nothing: it is the same for everybody who uses the backend.
+    """
+    base, tls = backend.cluster.partition("~")[0], backend.tls
+    if tls is None:
+        return replace(backend, cluster=base)
+    vouched, shown = tls.authorities, tls.certificate
+    words = (tls.hostname, vouched.name if vouched else "", shown.name if shown else "", repr(tls.names), tls.verify)
+    return replace(backend, cluster=f"{base}~{digest(repr(words).encode())[:16]}")
 
 
 def present(backend: Backend, certificate: Certificate) -> Backend:
