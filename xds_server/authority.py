@@ -111,7 +111,8 @@ def read_secret(manifest: Manifest, now: datetime) -> KeyPair:
 
     try:
         data = manifest.get("data") or {}
-        found = KeyPair(*(base64.b64decode(data[key], validate=True) for key in (CERTIFICATE_KEY, PRIVATE_KEY)))
+        pem = [base64.b64decode(data[key], validate=True) for key in (CERTIFICATE_KEY, PRIVATE_KEY)]
+        found = KeyPair(pem[0], pem[1])
         certificate = x509.load_pem_x509_certificate(found.certificate)
         key = serialization.load_pem_private_key(found.key, password=None)
     except (KeyError, TypeError, ValueError, binascii.Error) as error:

@@ -45,5 +45,6 @@ def test_envoy_accepts_it(tmp_path: Path) -> None:
     config = bootstrap("penstock.sys.svc:18000", admin=f"unix:{tmp_path}/a", trust=trust, status=Status(19003))
     (tmp_path / "envoy.json").write_text(json.dumps(config))
     command = [str(find_envoy()), "--mode", "validate", "-c", str(tmp_path / "envoy.json"), "--log-level", "error"]
+    command += ["--service-node", "web-1.prod", "--service-cluster", "prod/web"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
