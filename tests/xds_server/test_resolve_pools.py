@@ -67,7 +67,8 @@ class TestPicker:
         assert parent(wrong, "r")["ResolvedRefs"] == ("False", "BackendNotFound")
         assert ask(wrong, "a").action == Reply(500)  # type: ignore[union-attr]
         assert not wrong.backends
-        right = graph(*objects, pool(spec=PICKER), service("epp"), colocated_picker=False)
+        epp = service("epp", service_ports=[{"port": 9002}])
+        right = graph(*objects, pool(spec=PICKER), epp, colocated_picker=False)
         assert parent(right, "p", kind="InferencePool") == OK
         assert list(right.backends) == ["pool/d/p"]
 

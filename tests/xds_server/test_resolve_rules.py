@@ -123,8 +123,24 @@ class TestBackends:
         found = route("r", rule(to=[{"name": "s", "port": 80}, {"name": "t", "port": 80}]))
         assert isinstance(found, HTTPRoute)
         first, second = found.rules[0].backends
-        bad = spoiled(found, 0, backends=(replace(first, filters=(RewriteFilter("x"),)), second))
+        path = RewriteFilter(path=PathModifier("ReplaceFullPath", "/x"))
+        bad = spoiled(found, 0, backends=(replace(first, filters=(path,)), second))
         assert clusters(ask(graph(gateway(), bad, service(), service("t")), "a")) == ["", "service/d/t/80"]
+
+    def test_rewrites_that_several_backends_can_have(self) -> None:
+        found = route("r", rule(to=[{"name": "s", "port": 80}, {"name": "t", "port": 80}]))
+        assert isinstance(found, HTTPRoute)
+        first, second = found.rules[0].backends
+        host, path = RewriteFilter("x"), RewriteFilter(path=PathModifier("ReplaceFullPath", "/x"))
+        one = spoiled(found, 0, backends=(replace(first, filters=(host,)), second))
+        action = ask(graph(gateway(), one, service(), service("t")), "a").action  # type: ignore[union-attr]
+        assert isinstance(action, Forward)
+        assert [each.rewrite for each in action.backends] == [host, None]
+        both = spoiled(found, 0, backends=(replace(first, filters=(path,)), replace(second, filters=(path,))))
+        action = ask(graph(gateway(), both, service(), service("t")), "a").action  # type: ignore[union-attr]
+        assert isinstance(action, Forward)
+        assert action.rewrite == path
+        assert [each.rewrite for each in action.backends] == [None, None]
 
     def test_mirrors_that_name_nothing_are_dropped(self) -> None:
         def mirror(name: str) -> dict[str, Any]:

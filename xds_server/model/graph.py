@@ -95,7 +95,7 @@ class Backend:
     shape it, never by a rule's position.
     """
 
-    cluster: str  # "service/ns/name/port", "pool/ns/name", "backend/ns/name"; "/h2c" where a GRPCRoute asks; "~hash" of policies
+    cluster: str  # "service/ns/name/port", "picker/...", "pool/ns/name", "backend/ns/name"; then "/h2c", "/udp"; "~hash" of its TLS
     ref: ObjectRef
     protocol: Literal["http", "h2c"] = "http"
     pool: bool = False
@@ -113,6 +113,7 @@ class WeightedBackend:
     backend: Backend | None  # None: an invalid reference; its share of the requests gets 500
     weight: int = 1
     headers: tuple[HeaderFilter, ...] = ()
+    rewrite: RewriteFilter | None = None  # for this share only: a hostname, never a path
 
 
 @dataclass(frozen=True, slots=True)

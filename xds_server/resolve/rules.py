@@ -1,16 +1,31 @@
-"""Rules: an HTTPRoute as entries of a virtual host, each with its precedence; the unit of isolation is one rule.
+"""Rules: an HTTPRoute or GRPCRoute as entries of a virtual host, each with its precedence; the unit of isolation is one rule.
 
 A function of (route, Context) only, so that it can be cached: what a listener adds (the port of a redirect) is added by
-`at_listener`. Source: Gateway API 1.7 HTTPRouteRule. Cases: tests/xds_server/test_resolve_rules.py.
+`at_listener`. Sources: Gateway API 1.7 HTTPRouteRule, GRPCRouteRule. Cases: tests/xds_server/test_resolve_rules.py.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from xds_server.model.graph import Backend, Certificate, Forward, Mirror, Redirect, Reply, Route, WeightedBackend
+from xds_server.model.graph import (
+    CORS,
+    Backend,
+    Certificate,
+    ExternalAuth,
+    Forward,
+    Mirror,
+    Redirect,
+    Reply,
+    Route,
+    WeightedBackend,
+)
 from xds_server.model.objects import (
     INFERENCE_GROUP,
     BackendRef,
+    CORSFilter,
+    ExternalAuthFilter,
+    Filter,
+    GRPCRoute,
     HeaderFilter,
     HTTPMatch,
     HTTPRoute,
@@ -22,14 +37,19 @@ from xds_server.model.objects import (
     RewriteFilter,
 )
 from xds_server.resolve import conditions as c
-from xds_server.resolve.backends import resolve_backend
+from xds_server.resolve.auth import external_auth
+from xds_server.resolve.backends import Protocol, flat, resolve_backend
 from xds_server.resolve.context import Context
-from xds_server.resolve.references import Denied, Ok
+from xds_server.resolve.references import Barred, Denied, Ok
+from xds_server.resolve.sessions import persistence
 from xds_server.resolve.tls import present
 from xds_server.resolve.validity import Complaint, backend_filter_complaints, filter_complaints, match_complaints
 
 Precedence = tuple[int, int, int, int, int, str, str, str, int, int]
 PATH_RANK = {"Exact": 0, "RegularExpression": 1, "PathPrefix": 2}
+# GRPCRoute: a service and a method, a service, some method (an expression), anything. Prefixes of one request nest by length.
+METHOD_RANK = {"Exact": 0, "PathPrefix": 1, "RegularExpression": 2}
+ANYTHING = 3
 WELL_KNOWN = {"http": 80, "https": 443}
 
 
@@ -76,7 +96,8 @@ class _Findings:
         self.invalid += [(f"{where}.{field}", Denied(reason, message)) for field, reason, message in found]
 
     def backend(self, wanted: BackendRef, where: str) -> Backend | None:
-        found = resolve_backend(self.route.meta.ref, wanted, self.context)
+        protocol: Protocol = "GRPC" if isinstance(self.route, GRPCRoute) else "HTTP"
+        found = resolve_backend(self.route.meta.ref, wanted, self.context, protocol)
         permitted = self.context.references.permitted(self.route.meta.ref, wanted.ref)
         if permitted and (wanted.ref.group, wanted.ref.kind) == (INFERENCE_GROUP, "InferencePool"):
             self.pools[wanted.ref] = None
@@ -84,8 +105,12 @@ class _Findings:
             case Ok(backend):
                 return backend
             case Denied() as denied:
-                self.unresolved.append((where, denied))
+                self.deny(where, denied)
         return None
+
+    def deny(self, where: str, denied: Denied) -> None:
+        if not isinstance(denied, Barred):  # then the reference is right, and the policy's status says what is not
+            self.unresolved.append((where, denied))
 
 
 def compile_route(route: HTTPRoute, context: Context) -> CompiledRoute:
@@ -114,7 +139,7 @@ def used(entries: Collection[Entry]) -> tuple[Backend, ...]:
     found = [each.backend for action in actions for each in action.backends]
     found += [each.backend for action in actions for each in action.mirrors]
     found += [entry.route.auth.backend for entry in entries if entry.route.auth]
-    return tuple({backend.cluster: backend for backend in found if backend}.values())
+    return tuple({backend.cluster: backend for backend in flat(found)}.values())
 
 
 def presenting(entries: tuple[Entry, ...], certificate: Certificate) -> tuple[Entry, ...]:
@@ -158,12 +183,17 @@ def at_listener(entries: tuple[Entry, ...], scheme: str, port: int) -> tuple[Ent
 def precedence(route: HTTPRoute, rule: int, index: int, match: HTTPMatch) -> Precedence:
     """HTTPRouteRule.matches: the path's type and length, a method, the most headers, the most query parameters; then age.
 
-    A trailing slash of a prefix means nothing and counts nothing.
+    A trailing slash of a prefix means nothing and counts nothing. GRPCRouteRule.matches: the longest service, the longest
+    method, the most headers; two expressions that both match have no length that says more, so the longer one is first.
     """
-    prefix = len(match.path.value.rstrip("/")) if match.path.kind == "PathPrefix" else 0
+    kind, value = match.path.kind, match.path.value
+    rank, length = PATH_RANK[kind], len(value.rstrip("/")) if kind == "PathPrefix" else 0
+    if isinstance(route, GRPCRoute):
+        rank = METHOD_RANK[kind] if value != "/" else ANYTHING
+        length = len(value) if kind == "RegularExpression" else length
     return (
-        PATH_RANK[match.path.kind],
-        -prefix,
+        rank,
+        -length,
         0 if match.method else 1,
         -len(match.headers),
         -len(match.query),
@@ -183,39 +213,69 @@ def _entries(route: HTTPRoute, index: int, rule: HTTPRule, findings: _Findings) 
     if wrong := list(filter_complaints(rule)):
         findings.complain(where, wrong)
     action = _action(rule, where, findings)  # also for a broken rule: its references are worth a word
-    if unusable or wrong:
-        action = Reply(500)
-    ours = tuple(found for found in rule.filters if isinstance(found, HeaderFilter))
-    headers = () if isinstance(action, Reply) else ours
+    auth = _auth(rule, where, findings)
+    if unusable or wrong or isinstance(auth, Denied):
+        action = Reply(500)  # nothing may pass that a filter was there to stop
+    made = Route(
+        "",
+        HTTPMatch(),
+        action,
+        headers=tuple(found for found in rule.filters if isinstance(found, HeaderFilter)),
+        rule=rule.name,
+        cors=next((CORS(found) for found in rule.filters if isinstance(found, CORSFilter)), None),
+        auth=None if isinstance(auth, Denied) else auth,
+        grpc=isinstance(route, GRPCRoute),
+    )
+    if isinstance(action, Reply):
+        made = replace(made, headers=(), cors=None, auth=None)
     for at, match in enumerate(rule.matches):
         if at not in unusable:
             name = f"{route.meta.namespace}/{route.meta.ref.name}/{index}/{at}"
-            yield Entry(precedence(route, index, at, match), Route(name, match, action, headers, rule.name))
+            yield Entry(precedence(route, index, at, match), replace(made, name=name, match=match))
 
 
 def _action(rule: HTTPRule, where: str, findings: _Findings) -> Forward | Redirect | Reply:
     for found in rule.filters:
         if isinstance(found, RedirectFilter):
             return Redirect(found, 0)  # `at_listener` knows the port
-    backends = tuple(_weighted(rule, at, where, findings) for at in range(len(rule.backends)))
+    alike = len({tuple(_rewrites(each.filters)) for each in rule.backends}) == 1
+    backends = tuple(_weighted(rule, at, where, findings, alike=alike) for at in range(len(rule.backends)))
     mirrors = tuple(_mirrors(rule, where, findings))
     if not any(found.backend and found.weight > 0 for found in backends):
         return Reply(500)  # also without any backendRef: HTTPRouteRule.backendRefs says so
-    rewrites = [found for found in rule.filters if isinstance(found, RewriteFilter)]
-    if len(rule.backends) == 1:
-        rewrites += [found for found in rule.backends[0].filters if isinstance(found, RewriteFilter)]
-    return Forward(backends, rewrites[0] if rewrites else None, mirrors, rule.timeouts, rule.retry)
+    rewrites = [*_rewrites(rule.filters), *(_rewrites(rule.backends[0].filters) if alike else ())]
+    session = persistence(rule.session, f"{findings.route.meta.ref} {where}", backends, findings.context)
+    return Forward(backends, rewrites[0] if rewrites else None, mirrors, rule.timeouts, rule.retry, session)
 
 
-def _weighted(rule: HTTPRule, at: int, where: str, findings: _Findings) -> WeightedBackend:
-    wanted, alone = rule.backends[at], len(rule.backends) == 1
+def _rewrites(filters: Iterable[Filter]) -> Iterator[RewriteFilter]:
+    return (found for found in filters if isinstance(found, RewriteFilter))
+
+
+def _auth(rule: HTTPRule, where: str, findings: _Findings) -> ExternalAuth | Denied | None:
+    for at, found in enumerate(rule.filters):
+        if isinstance(found, ExternalAuthFilter):
+            match external_auth(findings.route.meta.ref, found, findings.context):
+                case Ok(auth):
+                    return auth
+                case Denied() as denied:
+                    findings.deny(f"{where}.filters[{at}].externalAuth.backendRef", denied)
+                    return denied
+    return None
+
+
+def _weighted(rule: HTTPRule, at: int, where: str, findings: _Findings, *, alike: bool) -> WeightedBackend:
+    wanted = rule.backends[at]
     field = f"backendRefs[{at}]"
     backend = findings.backend(wanted, f"{where}.{field}")
-    if wrong := list(backend_filter_complaints(wanted.filters, rule.matches, field, alone)):
+    if wrong := list(backend_filter_complaints(wanted.filters, rule.matches, field, alike)):
         findings.complain(where, wrong)
         return WeightedBackend(None, wanted.weight)
     headers = tuple(found for found in wanted.filters if isinstance(found, HeaderFilter))
-    return WeightedBackend(backend, wanted.weight, headers if backend else ())
+    rewrite = None if alike else next(_rewrites(wanted.filters), None)
+    return (
+        WeightedBackend(backend, wanted.weight, headers, rewrite) if backend else WeightedBackend(None, wanted.weight)
+    )
 
 
 def _mirrors(rule: HTTPRule, where: str, findings: _Findings) -> Iterator[Mirror]:

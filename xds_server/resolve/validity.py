@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from xds_server.model.objects import (
+    CORSFilter,
+    ExternalAuthFilter,
     Filter,
     HeaderFilter,
     HTTPMatch,
@@ -56,14 +58,21 @@ def filter_complaints(rule: HTTPRule) -> Iterator[Complaint]:
         yield "filters", c.INCOMPATIBLE_FILTERS, message
     elif max(redirects, rewrites) > 1:
         yield "filters", c.INCOMPATIBLE_FILTERS, "RequestRedirect and URLRewrite may be given once; keep one of them"
+    for kind in (CORSFilter, ExternalAuthFilter):
+        if sum(isinstance(found, kind) for found in rule.filters) > 1:
+            name = kind.__name__.removesuffix("Filter")
+            yield "filters", c.INCOMPATIBLE_FILTERS, f"{name} may be given once; keep one of them"
 
 
 def backend_filter_complaints(
-    filters: Sequence[Filter], matches: Sequence[HTTPMatch], where: str, alone: bool
+    filters: Sequence[Filter], matches: Sequence[HTTPMatch], where: str, alike: bool
 ) -> Iterator[Complaint]:
-    """A backend's own filters: headers always, a rewrite where it is the rule's only backend."""
+    """A backend's own filters: headers always, a rewrite of the hostname too; of the path where all backends are `alike`."""
     for index, found in enumerate(filters):
-        if isinstance(found, HeaderFilter) or (isinstance(found, RewriteFilter) and alone):
+        if isinstance(found, RewriteFilter) and not alike and found.path is not None:
+            message = "only some of the backends rewrite the path, which Envoy cannot do; give them a rule of their own"
+            yield f"{where}.filters[{index}].urlRewrite.path", c.UNSUPPORTED_VALUE, message
+        elif isinstance(found, HeaderFilter | RewriteFilter):
             yield from _one_filter(found, matches, f"{where}.filters[{index}]")
         else:
             kind = found.kind if isinstance(found, UnknownFilter) else type(found).__name__.removesuffix("Filter")
