@@ -222,7 +222,6 @@ BAD = [  # document, what to set, its value, the field that the Problem names ("
     (GATEWAY_DOCUMENT, f"{LISTENER}.tsl", {}, "", "did you mean tls?"),
     (GATEWAY_DOCUMENT, "spec.listeners[1]", {"name": "x", "port": 80, "protocol": "HTTP"}, "", "of listener 'http'"),
     (GATEWAY_DOCUMENT, f"{LISTENER}.allowedRoutes.namespaces.from", "all", "", "did you mean All?"),
-    (GATEWAY_DOCUMENT, "spec.tls", {"frontend": {"default": {}}}, "spec.tls.frontend", "certificates of clients"),
     (GATEWAY_DOCUMENT, "spec.addresses[0].value", "gw", "", "IPv4 or IPv6"),
     (GATEWAY_DOCUMENT, "spec.addresses[2].value", "10.0.0.1", "", "unique"),
     (CLASS, "spec.controllerName", "penstock", "", "a domain and a path"),

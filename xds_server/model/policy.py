@@ -81,6 +81,7 @@ class XTelemetryPolicy:
     headers: tuple[tuple[str, str], ...] = ()  # sent to it
     sampling: tuple[int, int] | None = None  # (numerator, denominator)
     parent_based: bool = True
+    parent_sampling: tuple[int, int] | None = None  # of requests whose parent was sampled; None for all
     service_name: str = ""
     span_name: str = ""
     attributes: tuple[TraceAttribute, ...] = ()

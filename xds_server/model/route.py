@@ -35,6 +35,7 @@ class HTTPMatch:
     headers: tuple[ValueMatch, ...] = ()
     query: tuple[ValueMatch, ...] = ()
     method: str = ""
+    grpc: tuple[int, int] = (0, 0)  # GRPCRoute: characters of service and method; they decide before the path does
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 
 from xds_server.model.objects import (
     GATEWAY_GROUP,
+    GATEWAY_X_GROUP,
     INFERENCE_GROUP,
     INFERENCE_X_GROUP,
     LLM_D_GROUP,
     Meta,
     Object,
 )
-from xds_server.parse import core, gateway, inference, route
-from xds_server.parse.common import identity, metadata
+from xds_server.parse import backend, core, gateway, grpc_route, inference, policy, route, stream_route
+from xds_server.parse.common import CERTIFICATES_GROUP, identity, metadata
 from xds_server.parse.fields import Document, Fields, nearest
 
 __all__ = ["KINDS", "Reader", "parse"]
@@ -33,8 +34,17 @@ class Reader(NamedTuple):
 KINDS: Mapping[tuple[str, str], Reader] = {
     (GATEWAY_GROUP, "GatewayClass"): Reader(gateway.gateway_class, ("v1", "v1beta1"), namespaced=False),
     (GATEWAY_GROUP, "Gateway"): Reader(gateway.gateway, ("v1", "v1beta1")),
+    (GATEWAY_GROUP, "ListenerSet"): Reader(gateway.listener_set),
     (GATEWAY_GROUP, "HTTPRoute"): Reader(route.http_route, ("v1", "v1beta1")),
+    (GATEWAY_GROUP, "GRPCRoute"): Reader(grpc_route.grpc_route),
+    (GATEWAY_GROUP, "TLSRoute"): Reader(stream_route.tls_route, ("v1", "v1alpha3", "v1alpha2")),
+    (GATEWAY_GROUP, "TCPRoute"): Reader(stream_route.tcp_route, ("v1", "v1alpha2")),
+    (GATEWAY_GROUP, "UDPRoute"): Reader(stream_route.udp_route, ("v1", "v1alpha2")),
+    (GATEWAY_GROUP, "BackendTLSPolicy"): Reader(policy.backend_tls_policy, ("v1", "v1alpha3")),
     (GATEWAY_GROUP, "ReferenceGrant"): Reader(gateway.reference_grant, ("v1", "v1beta1")),
+    (GATEWAY_X_GROUP, "XBackend"): Reader(backend.backend, ("v1alpha1",)),
+    (GATEWAY_X_GROUP, "XBackendTrafficPolicy"): Reader(policy.backend_traffic_policy, ("v1alpha1",)),
+    (GATEWAY_X_GROUP, "XTelemetryPolicy"): Reader(policy.telemetry_policy, ("v1alpha1",)),
     (INFERENCE_GROUP, "InferencePool"): Reader(inference.inference_pool),
     (INFERENCE_X_GROUP, "InferencePool"): Reader(inference.inference_pool, ("v1alpha2",)),
     (LLM_D_GROUP, "InferenceObjective"): Reader(inference.inference_objective, ("v1alpha2",)),
@@ -49,6 +59,9 @@ KINDS: Mapping[tuple[str, str], Reader] = {
     ("", "Secret"): Reader(core.secret),
     ("", "ConfigMap"): Reader(core.config_map),
     ("discovery.k8s.io", "EndpointSlice"): Reader(core.endpoint_slice),
+    (CERTIFICATES_GROUP, "ClusterTrustBundle"): Reader(
+        core.cluster_trust_bundle, ("v1beta1", "v1alpha1"), namespaced=False
+    ),
 }
 
 

@@ -1,8 +1,10 @@
 """What every API family shares: metadata, references, label selectors."""
 
+import ipaddress
 from dataclasses import dataclass
 
 from xds_server.model.objects import (
+    GATEWAY_GROUP,
     INFERENCE_GROUP,
     INFERENCE_X_GROUP,
     LLM_D_GROUP,
@@ -11,9 +13,10 @@ from xds_server.model.objects import (
     ObjectRef,
 )
 from xds_server.parse.fields import Fields
-from xds_server.parse.forms import DNS_LABEL, GROUP, KIND, NAME
+from xds_server.parse.forms import DNS_LABEL, GROUP, KIND, NAME, QUALIFIED_NAME, Form
 
 DEFAULT_NAMESPACE = "default"
+CERTIFICATES_GROUP = "certificates.k8s.io"
 
 # Kinds that moved, or that two groups serve: one identity whichever was written.
 MOVED = {
@@ -32,6 +35,10 @@ class Target:
     kind: str | None = None
 
 
+GATEWAY = Target(group=GATEWAY_GROUP, kind="Gateway")
+SECRET = Target(group="", kind="Secret")
+
+
 def object_ref(f: Fields, namespace: str, target: Target = Target(), *, local: bool = False) -> ObjectRef:
     """A reference with its defaults filled in; a `local` one has no namespace of its own."""
     group = f.text("group", target.group, form=GROUP)
@@ -40,6 +47,24 @@ def object_ref(f: Fields, namespace: str, target: Target = Target(), *, local: b
     if not local:
         namespace = f.text("namespace", namespace, form=DNS_LABEL)
     return ObjectRef(MOVED.get((group, kind), group), kind, namespace, name)
+
+
+def is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def authority(f: Fields, namespace: str, *, local: bool = False) -> ObjectRef:
+    """Who vouches for certificates: a ConfigMap, say, or a ClusterTrustBundle, which has no namespace."""
+    ref = object_ref(f, namespace, local=local)
+    if (ref.group, ref.kind) != (CERTIFICATES_GROUP, "ClusterTrustBundle"):
+        return ref
+    if not local and f.has("namespace"):
+        f.fail("namespace", "must not be set for a ClusterTrustBundle; remove it")
+    return ObjectRef(ref.group, ref.kind, "", ref.name)
 
 
 def identity(root: Fields, group: str, kind: str, *, namespaced: bool) -> ObjectRef:
@@ -71,6 +96,16 @@ def metadata(f: Fields, ref: ObjectRef, source: str) -> Meta:
         annotations=f.strings("annotations"),
         source=source,
     )
+
+
+def qualified(f: Fields, name: str, form: Form, *, high: int) -> dict[str, str]:
+    """A map of labels or annotations for others: its keys are checked too."""
+    found = f.strings(name, form=form)
+    if len(found) > high:
+        f.fail(name, f"must have at most {high} keys, got {len(found)}; remove some")
+    for key in found:
+        f.checked_text(f"{name}[{key}]", key, QUALIFIED_NAME)
+    return found
 
 
 def label_selector(f: Fields) -> LabelSelector:

@@ -1,12 +1,14 @@
-"""Namespace, Service, EndpointSlice, Pod, Secret, ConfigMap: of each, what can change the gateway.
+"""Namespace, Service, EndpointSlice, Pod, Secret, ConfigMap, ClusterTrustBundle: of each, what can change the gateway.
 
-Sources: Kubernetes `v1` and `discovery.k8s.io/v1`. Their schemas are open here: other readers own the other fields.
+Sources: Kubernetes `v1`, `discovery.k8s.io/v1`, `certificates.k8s.io/v1beta1`. Their schemas are open here: other readers own the other fields.
 """
 
 import base64
 import ipaddress
+from dataclasses import replace
 
 from xds_server.model.objects import (
+    ClusterTrustBundle,
     ConfigMap,
     EndpointSlice,
     Meta,
@@ -33,6 +35,14 @@ def config_map(root: Fields, meta: Meta) -> ConfigMap:
     return ConfigMap(meta, root.strings("data"))
 
 
+def cluster_trust_bundle(root: Fields, meta: Meta) -> ClusterTrustBundle:
+    def spec(f: Fields) -> str:
+        return opened(f).text("trustBundle")
+
+    root.open()
+    return ClusterTrustBundle(meta, root.child("spec", spec))
+
+
 def secret(root: Fields, meta: Meta) -> Secret:
     """`stringData` wins over `data`, as on the API server. No message repeats a value."""
     root.open()
@@ -54,15 +64,32 @@ def decoded(root: Fields, key: str, value: str) -> bytes:
 def service(root: Fields, meta: Meta) -> Service:
     def spec(f: Fields) -> Service:
         f.open()
+        own = f.text("clusterIP", "")
+        external = f.texts("externalIPs")
         return Service(
             meta=meta,
             ports=f.each("ports", service_port),
             type=f.choice("type", SERVICE_TYPES, "ClusterIP"),
             selector=f.strings("selector"),
+            cluster_ip=checked_ip(f, "clusterIP") if own != "None" else "",
+            addresses=tuple(("IPAddress", checked(f, f"externalIPs[{at}]", ip)) for at, ip in enumerate(external)),
         )
 
     root.open()
-    return root.optional("spec", spec, Service(meta, ()))
+    found = root.optional("spec", spec, Service(meta, ()))
+    balanced = root.optional("status", service_status, ())
+    return replace(found, addresses=tuple(dict.fromkeys((*found.addresses, *balanced))))
+
+
+def service_status(f: Fields) -> tuple[tuple[str, str], ...]:
+    """(IPAddress | Hostname, value) of each address that a load balancer has for the Service."""
+
+    def address(item: Fields) -> tuple[str, str]:
+        ip = checked_ip(opened(item), "ip")
+        return ("IPAddress", ip) if ip else ("Hostname", item.text("hostname", ""))
+
+    found = opened(f).optional("loadBalancer", lambda inner: opened(inner).each("ingress", address), ())
+    return tuple((kind, value) for kind, value in found if value)
 
 
 def service_port(f: Fields) -> ServicePort:

@@ -67,6 +67,79 @@ HEADER_VALUE = Form(
 )
 QUERY_VALUE = Form(re.compile(r"(?s).+"), "a value", "write at least one character", 1024)
 PATH = Form(re.compile(r"(?s).*"), "a path", "write one such as /v1", 1024)
+URL_PATH = Form(
+    re.compile(r"(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|%[0-9a-fA-F]{2})+"),
+    "a URL path",
+    "percent-encode other characters",
+    1024,
+)
+COOKIE_PATH = Form(
+    # The schema takes anything; what RFC 6265 forbids would end the attribute or the header.
+    re.compile(r"[ -:<-~]*"),
+    "the path of a cookie (RFC 6265)",
+    "use visible ASCII without ';'",
+    1024,
+)
+ORIGIN = Form(
+    re.compile(r"\*|https?://(?:(?:\*\.)?(?:[a-zA-Z0-9-]+\.)*[a-zA-Z0-9-]+|\*)(?::[0-9]{1,5})?"),
+    "an origin",
+    "write '*' or one such as https://example.com or https://*.example.com:8443, without a path",
+    253,
+)
+CORS_METHOD = Form(
+    re.compile(r"GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|\*"),
+    "an HTTP method or '*'",
+    "write it in capitals, such as GET",
+    7,
+)
+PATTERN = Form(re.compile(r"(?s).*"), "a regular expression", "write one such as [a-z]+", 1024)
+GRPC_SERVICE = Form(
+    re.compile(r"\.?[A-Za-z_][A-Za-z_0-9]*(?:\.[A-Za-z_][A-Za-z_0-9]*)*"),
+    "the name of a gRPC service",
+    "write one such as package.Service, or write type: RegularExpression",
+    1024,
+)
+GRPC_METHOD = Form(
+    re.compile(r"[A-Za-z_][A-Za-z_0-9]*"),
+    "the name of a gRPC method",
+    "write one such as GetThing, or write type: RegularExpression",
+    1024,
+)
+GRPC_HEADER_VALUE = Form(re.compile(r"(?s).+"), "a value", "write at least one character", 4096)
+WELL_KNOWN = Form(
+    re.compile(rf"System|{SUBDOMAIN}/(?:[A-Za-z0-9][-A-Za-z0-9_.]{{0,61}})?[A-Za-z0-9]"),
+    "System or a domain and a name",
+    "write System",
+    253,
+)
+URI = Form(re.compile(r"(?s)[^:/?#]+://.*"), "a URI", "write one such as spiffe://example.com/name", 253)
+ROUTABILITY = Form(
+    re.compile(rf"(?:Cluster|(?!(?:{LABEL}\.)*k8s\.io/){SUBDOMAIN}/.+)?"),
+    "empty, Cluster, or a domain and a word",
+    "write Cluster, or one such as example.com/public; k8s.io is reserved",
+    253,
+)
+QUALIFIED_NAME = Form(
+    re.compile(rf"(?:{SUBDOMAIN}/)?(?:[A-Za-z0-9][-A-Za-z0-9_.]{{0,61}})?[A-Za-z0-9]"),
+    "a name of up to 63 characters, with or without a domain before it",
+    "write one such as example.com/my-name",
+    253 + 1 + 63,
+)
+ANNOTATION_VALUE = Form(re.compile(r"(?s).*"), "text", "write text", 4096)
+ATTRIBUTE_KEY = Form(
+    re.compile(r"[a-z0-9_.-]+"), "the key of an attribute", "use lower-case letters, digits, '_', '.' and '-'", 256
+)
+TELEMETRY_NAME = Form(
+    re.compile(r"[a-zA-Z0-9_.:/-]+"), "a telemetry name", "use letters, digits, '_', '.', ':', '/' and '-'", 256
+)
+TELEMETRY_SERVICE = TELEMETRY_NAME._replace(longest=253)
+SPAN_NAME = Form(
+    re.compile(r"[a-zA-Z0-9_.:/-]+(?: [a-zA-Z0-9_.:/-]+)*"),
+    "the name of a span",
+    "use letters, digits, '_', '.', ':', '/' and '-', with single spaces between words",
+    256,
+)
+LITERAL = Form(re.compile(r"(?s).+"), "a value", "write at least one character", 1024)
 LABEL_VALUE = Form(
     re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?)?"),
     "a label value",

@@ -1,23 +1,44 @@
-"""GatewayClass, Gateway and ReferenceGrant. Source: Gateway API 1.7, `gateway.networking.k8s.io/v1` and `v1beta1`."""
+"""GatewayClass, Gateway, ListenerSet and ReferenceGrant. Source: Gateway API 1.7, `gateway.networking.k8s.io/v1` and `v1beta1`."""
 
-import ipaddress
+from collections.abc import Mapping
 
 from xds_server.model.objects import (
     GATEWAY_GROUP,
+    AllowedListeners,
     AllowedRoutes,
+    ClientValidation,
     Gateway,
     GatewayClass,
+    GatewayTLS,
     LabelSelector,
     Listener,
+    ListenerSet,
     ListenerTLS,
     Meta,
+    ObjectRef,
     ReferenceGrant,
 )
-from xds_server.parse.common import MOVED, Target, label_selector, object_ref
+from xds_server.parse.common import GATEWAY, MOVED, SECRET, authority, is_ip, label_selector, object_ref, qualified
 from xds_server.parse.fields import Fields
-from xds_server.parse.forms import ADDRESS_TYPE, CONTROLLER, DNS_LABEL, DNS_NAME, GROUP, HOSTNAME, KIND, NAME, PROTOCOL
+from xds_server.parse.filters import LISTENER_TYPES, filters
+from xds_server.parse.forms import (
+    ADDRESS_TYPE,
+    ANNOTATION_VALUE,
+    CONTROLLER,
+    DNS_LABEL,
+    DNS_NAME,
+    GROUP,
+    HOSTNAME,
+    KIND,
+    LABEL_VALUE,
+    NAME,
+    PROTOCOL,
+    ROUTABILITY,
+)
 
-SECRET = Target(group="", kind="Secret")
+UNIQUE = ("IPAddress", "Hostname")  # types of which an address must not be asked for twice
+NOTHING = LabelSelector(match_expressions=(("", "In", ()),))  # what from: Selector without a selector means
+Infrastructure = tuple[Mapping[str, str], Mapping[str, str], ObjectRef | None]
 
 
 def gateway_class(root: Fields, meta: Meta) -> GatewayClass:
@@ -31,24 +52,95 @@ def gateway_class(root: Fields, meta: Meta) -> GatewayClass:
 
 def gateway(root: Fields, meta: Meta) -> Gateway:
     def spec(f: Fields) -> Gateway:
-        f.ignore("allowedListeners", "defaultScope", "infrastructure")
-        f.optional("tls", gateway_tls, None)
-        name = f.text("gatewayClassName", form=NAME)
-        listeners = f.each("listeners", lambda item: listener(item, meta.namespace), low=1, high=64, unique="name")
-        distinct_listeners(f, listeners)
+        f.ignore("defaultScope")
+        found = listeners(f, meta.namespace)
+        for index, item in enumerate(found):
+            if item.filters and item.protocol not in ("HTTP", "HTTPS"):
+                f.fail(f"listeners[{index}].filters", f"must not be set with protocol {item.protocol}; remove it")
         addresses = f.each("addresses", address, high=16)
-        valued = [(kind, value) if value else None for kind, value in addresses]
+        valued = [(kind, value) if value and kind in UNIQUE else None for kind, value, _ in addresses]
         f.distinct([f"addresses[{index}].value" for index in range(len(valued))], valued)
-        return Gateway(meta, name, listeners, addresses)
+        nothing: Infrastructure = ({}, {}, None)
+        labels, annotations, parameters = f.optional(
+            "infrastructure", lambda inner: infrastructure(inner, meta.namespace), nothing
+        )
+        return Gateway(
+            meta=meta,
+            gateway_class=f.text("gatewayClassName", form=NAME),
+            listeners=found,
+            addresses=tuple((kind, value) for kind, value, _ in addresses),
+            routability=next((word for _, _, word in addresses if word), ""),
+            infrastructure_labels=labels,
+            infrastructure_annotations=annotations,
+            parameters=parameters,
+            tls=f.optional("tls", lambda inner: gateway_tls(inner, meta.namespace), GatewayTLS()),
+            allowed_listeners=f.optional("allowedListeners", allowed_listeners, AllowedListeners()),
+        )
 
     return root.child("spec", spec)
 
 
-def gateway_tls(f: Fields) -> None:
-    """Refused where it would let in whom it should keep out: nobody here checks the certificates of clients."""
-    f.ignore("backend")
-    if f.has("frontend"):
-        f.fail("frontend", "is not supported: certificates of clients are not checked; remove it", "UnsupportedValue")
+def infrastructure(f: Fields, namespace: str) -> Infrastructure:
+    """(labels, annotations, parametersRef)."""
+    return (
+        qualified(f, "labels", LABEL_VALUE, high=8),
+        qualified(f, "annotations", ANNOTATION_VALUE, high=16),
+        f.optional("parametersRef", lambda ref: object_ref(ref, namespace, local=True), None),
+    )
+
+
+def gateway_tls(f: Fields, namespace: str) -> GatewayTLS:
+    def backend(inner: Fields) -> ObjectRef | None:
+        return inner.optional("clientCertificateRef", lambda ref: object_ref(ref, namespace, SECRET), None)
+
+    def clients(inner: Fields) -> ClientValidation | None:
+        return inner.optional("validation", lambda item: client_validation(item, namespace), None)
+
+    def of_port(item: Fields) -> tuple[int, ClientValidation | None]:
+        return item.port(), item.child("tls", clients)
+
+    def frontend(inner: Fields) -> GatewayTLS:
+        by_port = inner.each("perPort", of_port, high=64, unique="port")
+        return GatewayTLS(certificate, inner.child("default", clients), by_port)
+
+    certificate = f.optional("backend", backend, None)
+    return f.optional("frontend", frontend, GatewayTLS(certificate))
+
+
+def client_validation(f: Fields, namespace: str) -> ClientValidation:
+    mode = f.choice("mode", ("AllowValidOnly", "AllowInsecureFallback"), "AllowValidOnly")
+    authorities = f.each("caCertificateRefs", lambda ref: authority(ref, namespace), low=1, high=16)
+    return ClientValidation(authorities, mode == "AllowInsecureFallback")
+
+
+def allowed_listeners(f: Fields) -> AllowedListeners:
+    def namespaces(inner: Fields) -> AllowedListeners:
+        source = inner.choice("from", ("None", "Same", "All", "Selector"), "None")
+        return AllowedListeners(source, selector(inner, source))
+
+    return f.optional("namespaces", namespaces, AllowedListeners())
+
+
+def selector(f: Fields, source: str) -> LabelSelector:
+    return f.optional("selector", label_selector, NOTHING if source == "Selector" else LabelSelector())
+
+
+def listener_set(root: Fields, meta: Meta) -> ListenerSet:
+    def spec(f: Fields) -> ListenerSet:
+        parent = f.child("parentRef", lambda ref: object_ref(ref, meta.namespace, GATEWAY))
+        return ListenerSet(meta, parent, listeners(f, meta.namespace))
+
+    return root.child("spec", spec)
+
+
+# --- listeners --------------------------------------------------------------------------------------------------------
+
+
+def listeners(f: Fields, namespace: str) -> tuple[Listener, ...]:
+    """The field `listeners` of a Gateway or ListenerSet."""
+    found = f.each("listeners", lambda item: listener(item, namespace), low=1, high=64, unique="name")
+    distinct_listeners(f, found)
+    return found
 
 
 def distinct_listeners(f: Fields, listeners: tuple[Listener, ...]) -> None:
@@ -62,7 +154,6 @@ def distinct_listeners(f: Fields, listeners: tuple[Listener, ...]) -> None:
 
 
 def listener(f: Fields, namespace: str) -> Listener:
-    f.ignore("filters")
     protocol = f.text("protocol", form=PROTOCOL)
     tls = f.optional("tls", lambda inner: listener_tls(inner, namespace), None)
     if protocol in ("HTTP", "TCP", "UDP") and tls:
@@ -80,6 +171,7 @@ def listener(f: Fields, namespace: str) -> Listener:
         hostname=f.text("hostname", "", form=HOSTNAME),
         tls=tls,
         allowed=f.optional("allowedRoutes", allowed_routes, AllowedRoutes()),
+        filters=f.optional("filters", lambda inner: filters(inner, namespace, LISTENER_TYPES, "requests"), ()),
     )
 
 
@@ -98,30 +190,24 @@ def allowed_routes(f: Fields) -> AllowedRoutes:
 
     def namespaces(inner: Fields) -> tuple[str, LabelSelector]:
         source = inner.choice("from", ("Same", "All", "Selector"), "Same")
-        return source, inner.optional("selector", label_selector, LabelSelector())
+        return source, selector(inner, source)
 
-    source, selector = f.optional("namespaces", namespaces, ("Same", LabelSelector()))
-    return AllowedRoutes(source, selector, f.each("kinds", kind, high=8))  # type: ignore[arg-type]  # a choice
+    source, selected = f.optional("namespaces", namespaces, ("Same", LabelSelector()))
+    return AllowedRoutes(source, selected, f.each("kinds", kind, high=8))  # type: ignore[arg-type]  # a choice
 
 
-def address(f: Fields) -> tuple[str, str]:
-    """(type, value); value "" asks for any address of the type."""
-    f.ignore("routability")
+def address(f: Fields) -> tuple[str, str, str]:
+    """(type, value, routability); value "" asks for any address of the type."""
     kind = f.text("type", "IPAddress", form=ADDRESS_TYPE)
     value = f.text("value", "")
     if value and kind == "Hostname":
         f.text("value", form=HOSTNAME)
     if value and kind == "IPAddress" and not is_ip(value):
         f.fail("value", f"must be an IPv4 or IPv6 address, got {f.document.shown(value)}; or write type: Hostname")
-    return kind, value
+    return kind, value, f.text("routability", "", form=ROUTABILITY)
 
 
-def is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
+# --- ReferenceGrant ---------------------------------------------------------------------------------------------------
 
 
 def reference_grant(root: Fields, meta: Meta) -> ReferenceGrant:

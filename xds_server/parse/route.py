@@ -1,10 +1,9 @@
 """HTTPRoute. Source: Gateway API 1.7, `gateway.networking.k8s.io/v1` and `v1beta1`, schema and CEL rules."""
 
-import re
+from collections.abc import Callable
 from itertools import combinations
 
 from xds_server.model.objects import (
-    GATEWAY_GROUP,
     Filter,
     HTTPMatch,
     HTTPRoute,
@@ -18,26 +17,32 @@ from xds_server.model.objects import (
     Timeouts,
     ValueMatch,
 )
-from xds_server.parse.common import Target, object_ref
+from xds_server.parse.common import GATEWAY, object_ref
 from xds_server.parse.fields import Fields
-from xds_server.parse.filters import filters, weighted_backend
-from xds_server.parse.forms import DNS_NAME, HEADER_NAME, HEADER_VALUE, HOSTNAME, PATH, QUERY_VALUE, Form
+from xds_server.parse.filters import filtered_backend, filters
+from xds_server.parse.forms import DNS_NAME, HEADER_NAME, HEADER_VALUE, HOSTNAME, PATH, QUERY_VALUE, URL_PATH, Form
+from xds_server.parse.session import session_persistence
 
-GATEWAY = Target(group=GATEWAY_GROUP, kind="Gateway")
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 MAX_MATCHES = 128  # across all rules
-PATH_CHARACTERS = re.compile(r"(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|%[0-9a-fA-F]{2})+")
 FORBIDDEN_IN_PATHS = ("//", "/./", "/../", "%2f", "%2F", "#")
 
 
 def http_route(root: Fields, meta: Meta) -> HTTPRoute:
     def spec(f: Fields) -> HTTPRoute:
-        f.ignore("useDefaultGateways")
-        parents = f.each("parentRefs", lambda item: parent_ref(item, meta.namespace), high=32)
-        distinct_parents(f, parents)
-        return HTTPRoute(meta, parents, f.texts("hostnames", high=16, form=HOSTNAME), rules(f, meta.namespace))
+        parents, hostnames = parent_refs(f, meta.namespace), f.texts("hostnames", high=16, form=HOSTNAME)
+        found = rules(f, lambda item: rule(item, meta.namespace), low=1) if f.has("rules") else (HTTPRule(),)
+        return HTTPRoute(meta, parents, hostnames, found)
 
     return root.optional("spec", spec, HTTPRoute(meta))
+
+
+def parent_refs(f: Fields, namespace: str) -> tuple[ParentRef, ...]:
+    """The parents of a route of any kind."""
+    f.ignore("useDefaultGateways")
+    found = f.each("parentRefs", lambda item: parent_ref(item, namespace), high=32)
+    distinct_parents(f, found)
+    return found
 
 
 def parent_ref(f: Fields, namespace: str) -> ParentRef:
@@ -54,10 +59,8 @@ def distinct_parents(f: Fields, parents: tuple[ParentRef, ...]) -> None:
             f.fail(f"parentRefs[{index}]", f"names {first.ref} again; give each its own sectionName or port")
 
 
-def rules(f: Fields, namespace: str) -> tuple[HTTPRule, ...]:
-    if not f.has("rules"):
-        return (HTTPRule(),)
-    found = f.each("rules", lambda item: rule(item, namespace), low=1, high=16, unique="name")
+def rules(f: Fields, read: Callable[[Fields], HTTPRule], *, low: int) -> tuple[HTTPRule, ...]:
+    found = f.each("rules", read, low=low, high=16, unique="name")
     matches = sum(len(item.matches) for item in found)
     if matches > MAX_MATCHES:
         f.fail("rules", f"must have at most {MAX_MATCHES} matches in all, got {matches}; split the route")
@@ -65,14 +68,14 @@ def rules(f: Fields, namespace: str) -> tuple[HTTPRule, ...]:
 
 
 def rule(f: Fields, namespace: str) -> HTTPRule:
-    f.ignore("sessionPersistence")
     found = HTTPRule(
         name=f.text("name", "", form=DNS_NAME),
         matches=f.each("matches", http_match, high=64) or (HTTPMatch(),),
         filters=filters(f, namespace),
-        backends=f.each("backendRefs", lambda item: weighted_backend(item, namespace), high=16),
+        backends=f.each("backendRefs", lambda item: filtered_backend(item, namespace), high=16),
         timeouts=f.optional("timeouts", timeouts, Timeouts()),
         retry=f.optional("retry", retry, None),
+        session=f.optional("sessionPersistence", session_persistence, None),
     )
     if found.backends and any(isinstance(item, RedirectFilter) for item in found.filters):
         f.fail("backendRefs", "must not be set together with a RequestRedirect filter; remove one of them")
@@ -92,15 +95,19 @@ def replaces_prefix(found: tuple[Filter, ...]) -> bool:
 
 
 def http_match(f: Fields) -> HTTPMatch:
-    found = f.each("headers", lambda item: value_match(item, HEADER_VALUE), high=16, unique="name")
-    lowered = [ValueMatch(item.name.lower(), item.value, item.regex) for item in reversed(found)]
-    first = {item.name: item for item in lowered}  # names that differ only in case: the first counts (specification)
     return HTTPMatch(
         path=f.optional("path", path_match, PathMatch()),
-        headers=tuple(first.values())[::-1],
+        headers=header_matches(f, HEADER_VALUE),
         query=f.each("queryParams", lambda item: value_match(item, QUERY_VALUE), high=16, unique="name"),
         method=f.choice("method", METHODS) if f.has("method") else "",
     )
+
+
+def header_matches(f: Fields, form: Form) -> tuple[ValueMatch, ...]:
+    found = f.each("headers", lambda item: value_match(item, form), high=16, unique="name")
+    lowered = [ValueMatch(item.name.lower(), item.value, item.regex) for item in reversed(found)]
+    first = {item.name: item for item in lowered}  # names that differ only in case: the first counts (specification)
+    return tuple(first.values())[::-1]
 
 
 def value_match(f: Fields, form: Form) -> ValueMatch:
@@ -121,7 +128,7 @@ def path_match(f: Fields) -> PathMatch:
         f.fail(
             "value", f"must not contain {bad!r}, got {f.document.shown(value)}; write the path as it is after cleaning"
         )
-    if not PATH_CHARACTERS.fullmatch(value):
+    if not URL_PATH.pattern.fullmatch(value):
         f.fail("value", f"must be a valid URL path, got {f.document.shown(value)}; percent-encode other characters")
     return PathMatch(kind, value)
 
