@@ -48,6 +48,7 @@ def covering(module: str) -> list[Path]:
     package, _, _ = module.partition("/")
     own = {
         f"tests/{package}/test_{Path(module).stem}.py",
+        f"tests/{Path(module).parent}/test_{Path(module).stem}.py",
         f"tests/{Path(module).parent.name}/test_{Path(module).stem}.py",
     }
     patterns = [*own, ELSEWHERE.get(module, ""), ELSEWHERE.get(f"{Path(module).parent}/", "")]
