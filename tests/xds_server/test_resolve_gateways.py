@@ -45,7 +45,10 @@ def https(listener_name: str = "tls", hostname: str = "", port: int = 443, **tar
 
 def test_our_class_says_what_it_serves() -> None:
     found = status(graph(), "GatewayClass", "penstock", "")
-    assert reasons(found.conditions) == {"Accepted": ("True", "Accepted")}
+    assert reasons(found.conditions) == {
+        "Accepted": ("True", "Accepted"),
+        "SupportedVersion": ("True", "SupportedVersion"),
+    }
     assert list(found.supported_features) == sorted(found.supported_features)
 
 
@@ -70,29 +73,31 @@ def test_a_gateway_without_any_class_is_told_how_to_get_one() -> None:
 
 
 def test_an_unsupported_protocol_harms_nobody_else() -> None:
-    tcp = {"name": "tcp", "port": 80, "protocol": "TCP"}
-    found = graph(gateway("gw", http(), tcp))
-    assert listener(found, "tcp")["Accepted"] == ("False", "UnsupportedProtocol")
+    odd = {"name": "odd", "port": 80, "protocol": "SCTP"}
+    found = graph(gateway("gw", http(), odd))
+    assert listener(found, "odd")["Accepted"] == ("False", "UnsupportedProtocol")
     assert listener(found, "http")["Programmed"] == ("True", "Programmed")
     assert reasons(status(found, "Gateway", "gw").conditions) == {
         "Accepted": ("True", "ListenersNotValid"),
         "Programmed": ("True", "Programmed"),
+        "ResolvedRefs": ("True", "ResolvedRefs"),
     }
     assert [each.number for each in found.ports] == [80]
 
 
 def test_a_gateway_of_unsupported_protocols_only_is_not_accepted() -> None:
-    found = graph(gateway("gw", {"name": "tcp", "port": 1, "protocol": "TCP"}))
+    found = graph(gateway("gw", {"name": "odd", "port": 1, "protocol": "SCTP"}))
     assert reasons(status(found, "Gateway", "gw").conditions) == {
         "Accepted": ("False", "ListenersNotValid"),
         "Programmed": ("False", "Invalid"),
+        "ResolvedRefs": ("True", "ResolvedRefs"),
     }
 
 
 @pytest.mark.parametrize(
     ("kinds", "supported", "resolved"),
     [
-        ([], 1, ("True", "ResolvedRefs")),
+        ([], 2, ("True", "ResolvedRefs")),
         (["HTTPRoute"], 1, ("True", "ResolvedRefs")),
         (["TCPRoute"], 0, ("False", "InvalidRouteKinds")),
         (["TCPRoute", "HTTPRoute"], 1, ("False", "InvalidRouteKinds")),

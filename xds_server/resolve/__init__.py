@@ -7,35 +7,45 @@ whatever their order. Sources: Gateway API 1.7, Inference Extension 1.6.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from xds_server.model.graph import EVERYTHING, Backend, Fleet, Graph, ObjectStatus
-from xds_server.model.objects import ClusterState, HTTPRoute, ObjectRef, Problem
+from xds_server.model.graph import EVERYTHING, Backend, Certificate, Fleet, Graph, ObjectStatus
+from xds_server.model.objects import AnyRoute, ClusterState, Gateway, HTTPRoute, ObjectRef, Problem, StreamRoute
 from xds_server.resolve.backends import backend_endpoints
 from xds_server.resolve.conflicts import ListenerKey
 from xds_server.resolve.context import MERGED, Context, Setting, problem_order
 from xds_server.resolve.gateways import Ours, gateway_problems, gateway_status, our_gateways
-from xds_server.resolve.hosts import ports
-from xds_server.resolve.listeners import BoundListener, bind_listeners
+from xds_server.resolve.listener_sets import Parent, listener_set_problems, listener_set_status, parents
+from xds_server.resolve.listeners import BoundListener
 from xds_server.resolve.pools import ResolvedPools, resolve_pools
-from xds_server.resolve.routes import PlacedRoute, lost_parents, place, pool_statuses, route_problems, route_status
-from xds_server.resolve.rules import CompiledRoute
+from xds_server.resolve.ports import Attached, Compiled, ports
+from xds_server.resolve.references import Denied
+from xds_server.resolve.routes import (
+    PlacedRoute,
+    lost_parents,
+    place,
+    pool_statuses,
+    refusal,
+    route_problems,
+    route_status,
+    served,
+)
+from xds_server.resolve.tls import gateway_certificate
 
 __all__ = ["MERGED", "Setting", "resolve"]
+
+Parents = Mapping[ObjectRef, Parent]
 
 
 def resolve(state: ClusterState, setting: Setting = MERGED) -> Graph:
     """The gateway that these objects ask for."""
     context = Context(state, setting)
     ours = our_gateways(context)
-    listeners = bind_listeners(ours.gateways, context)
-    by_gateway: dict[ObjectRef, list[BoundListener]] = {gateway.meta.ref: [] for gateway in ours.gateways}
-    for bound in listeners:
-        by_gateway[bound.gateway.meta.ref].append(bound)
-    routes = state.all(HTTPRoute)
-    placed = [found for route in routes if (found := place(route, by_gateway, context))]
+    held = parents(ours.gateways, context)
+    routes = _routes(state)
+    placed = [found for route in routes if (found := place(route, held, context))]
     pools = resolve_pools(context)
-    fleets = _fleets(ours, listeners, placed, setting)
+    fleets = _fleets(ours, held, placed, context)
     backends = {name: backend for fleet in fleets.values() for name, backend in fleet.backends.items()}
-    statuses, told = _statuses(ours, by_gateway, placed, pools, context)
+    statuses, told = _statuses(ours, held, placed, pools, context)
     mine = (*told, *(problem for route in routes for problem in lost_parents(route, context)))
     return Graph(
         fleets=fleets,
@@ -51,33 +61,41 @@ def fleet_of(gateway: ObjectRef, setting: Setting) -> str:
     return f"{gateway.namespace}/{gateway.name}" if setting.per_gateway else EVERYTHING
 
 
-def _fleets(
-    ours: Ours, listeners: Iterable[BoundListener], placed: Iterable[PlacedRoute], setting: Setting
-) -> dict[str, Fleet]:
+def _routes(state: ClusterState) -> list[AnyRoute]:
+    """Every route, oldest first; those of one age and name, which differ in kind, in the order of kinds."""
+    found: list[AnyRoute] = [*state.all(HTTPRoute), *state.all(StreamRoute)]
+    return sorted(found, key=lambda route: (route.meta.age_key, route.meta.ref.kind))
+
+
+def _fleets(ours: Ours, held: Parents, placed: Iterable[PlacedRoute], context: Context) -> dict[str, Fleet]:
     """Every fleet, also one with nothing to serve: its Envoys wait for an answer."""
-    each = {fleet_of(gateway.meta.ref, setting) for gateway in ours.gateways}
-    names = each if setting.per_gateway else {EVERYTHING}
-    held: dict[str, list[BoundListener]] = {name: [] for name in sorted(names)}
-    for bound in listeners:
-        held[fleet_of(bound.gateway.meta.ref, setting)].append(bound)
-    attached = _attached(placed)
-    owners = {fleet_of(gateway.meta.ref, setting): gateway for gateway in ours.gateways} if setting.per_gateway else {}
+    setting = context.setting
+    of: dict[str, Gateway | None] = {EVERYTHING: None}
+    if setting.per_gateway:
+        of = {fleet_of(gateway.meta.ref, setting): gateway for gateway in ours.gateways}
+    listeners: dict[str, list[BoundListener]] = {name: [] for name in sorted(of)}
+    for parent in held.values():
+        listeners[fleet_of(parent.gateway.meta.ref, setting)] += parent.listeners
+    attached = _attached(placed, context)
     return {
-        name: Fleet(ports(found, attached), _backends(found, attached), owners.get(name)) for name, found in held.items()
+        name: Fleet(ports(found, attached), _backends(found, attached), of[name]) for name, found in listeners.items()
     }
 
 
-def _attached(placed: Iterable[PlacedRoute]) -> Mapping[ListenerKey, list[CompiledRoute]]:
-    found: dict[ListenerKey, list[CompiledRoute]] = defaultdict(list)
+def _attached(placed: Iterable[PlacedRoute], context: Context) -> Attached:
+    found: dict[ListenerKey, list[Compiled]] = defaultdict(list)
+    certificates: dict[ObjectRef, Certificate | None] = {}
     for each in placed:
-        for key in each.listeners:
-            found[key].append(each.compiled)
+        for key, bound in each.listeners.items():
+            ref = bound.gateway.meta.ref
+            if ref not in certificates:
+                shown = gateway_certificate(bound.gateway, context)
+                certificates[ref] = None if isinstance(shown, Denied) else shown
+            found[key].append(served(each.compiled, bound, certificates[ref]))
     return found
 
 
-def _backends(
-    listeners: Iterable[BoundListener], attached: Mapping[ListenerKey, Sequence[CompiledRoute]]
-) -> dict[str, Backend]:
+def _backends(listeners: Iterable[BoundListener], attached: Attached) -> dict[str, Backend]:
     """Every cluster that a route served by these listeners uses."""
     used = {
         backend.cluster: backend
@@ -90,27 +108,28 @@ def _backends(
 
 
 def _statuses(
-    ours: Ours,
-    listeners: Mapping[ObjectRef, list[BoundListener]],
-    placed: Iterable[PlacedRoute],
-    pools: ResolvedPools,
-    context: Context,
+    ours: Ours, held: Parents, placed: Sequence[PlacedRoute], pools: ResolvedPools, context: Context
 ) -> tuple[Mapping[ObjectRef, ObjectStatus], list[Problem]]:
     """Everything that we have to say, in the order of references; and the same as problems for people."""
-    placed = list(placed)
     statuses = dict(ours.statuses) | dict(pools.statuses)
     problems = [*ours.problems, *pools.problems]
-    count = Counter(key for each in placed if each.compiled.accepted for key in each.listeners)
-    for gateway in ours.gateways:
-        ref = gateway.meta.ref
-        statuses[ref] = gateway_status(gateway, listeners[ref], count, context)
-        problems += gateway_problems(statuses[ref], gateway)
-        problems += (problem for bound in listeners[ref] for problem in bound.problems())
-    for route in context.state.all(HTTPRoute):
+    count = Counter(key for each in placed if refusal(each.compiled) is None for key in each.listeners)
+    of_gateway: dict[ObjectRef, list[Parent]] = {gateway.meta.ref: [] for gateway in ours.gateways}
+    for ref, parent in held.items():
+        if ref not in of_gateway:
+            of_gateway[parent.gateway.meta.ref].append(parent)
+    for ref, sets in of_gateway.items():
+        statuses[ref] = gateway_status(held[ref], sets, count, context)
+        problems += gateway_problems(statuses[ref], held[ref].gateway)
+        for each in sets:
+            statuses[each.owner.meta.ref] = listener_set_status(each, statuses[ref].conditions, count)
+            problems += listener_set_problems(each)
+    problems += (problem for parent in held.values() for bound in parent.listeners for problem in bound.problems())
+    for route in _routes(context.state):
         statuses[route.meta.ref] = ObjectStatus(route.meta.ref)  # no parent of ours: nothing of ours may stay in status
-    for each in placed:
-        statuses[each.compiled.route.meta.ref] = route_status(each)
-        problems += route_problems(each)
+    for found in placed:
+        statuses[found.compiled.route.meta.ref] = route_status(found)
+        problems += route_problems(found)
     for status in pool_statuses(placed, context):
         statuses[status.ref] = status
     return dict(sorted(statuses.items())), problems

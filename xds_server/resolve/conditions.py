@@ -9,13 +9,26 @@ from xds_server.model.graph import Condition
 
 ACCEPTED = "Accepted"
 CONFLICTED = "Conflicted"
+INSECURE_FRONTEND_VALIDATION_MODE = "InsecureFrontendValidationMode"
 PARTIALLY_INVALID = "PartiallyInvalid"
 PROGRAMMED = "Programmed"
 PROGRAMMED_ROUTE = "penstock.dev/Programmed"  # of a route, and only where proxies refuse what it became
 RESOLVED_REFS = "ResolvedRefs"
+SUPPORTED_VERSION = "SupportedVersion"
 
 # The types that we write. Any other condition found on an object belongs to someone else and is kept.
-OURS = frozenset({ACCEPTED, CONFLICTED, PARTIALLY_INVALID, PROGRAMMED, PROGRAMMED_ROUTE, RESOLVED_REFS})
+OURS = frozenset(
+    {
+        ACCEPTED,
+        CONFLICTED,
+        INSECURE_FRONTEND_VALIDATION_MODE,
+        PARTIALLY_INVALID,
+        PROGRAMMED,
+        PROGRAMMED_ROUTE,
+        RESOLVED_REFS,
+        SUPPORTED_VERSION,
+    }
+)
 
 # Routes
 BACKEND_NOT_FOUND = "BackendNotFound"
@@ -41,6 +54,8 @@ LISTENERS_NOT_RESOLVED = "ListenersNotResolved"
 LISTENERS_NOT_VALID = "ListenersNotValid"
 NOT_ALLOWED = "NotAllowed"
 NO_CONFLICTS = "NoConflicts"
+PARENT_NOT_ACCEPTED = "ParentNotAccepted"
+PARENT_NOT_PROGRAMMED = "ParentNotProgrammed"
 PROTOCOL_CONFLICT = "ProtocolConflict"
 UNSUPPORTED_ADDRESS = "UnsupportedAddress"
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from xds_server.infrastructure import NAME_LABEL
 from xds_server.model.objects import (
     BackendTLSPolicy,
     ClusterState,
@@ -16,6 +17,7 @@ from xds_server.model.objects import (
     ObjectRef,
     Pod,
     Problem,
+    Service,
     XBackendTrafficPolicy,
     XTelemetryPolicy,
 )
@@ -33,6 +35,7 @@ class Setting:
 
 
 MERGED = Setting()  # as for a directory of manifests
+IN_CLUSTER = Setting(per_gateway=True, foreign_pickers=True)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,15 @@ class Context:
         found: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
         for each in self.state.all(EndpointSlice):
             found[each.meta.namespace, each.service].append(each)
+        return found
+
+    @cached_property
+    def fleet_services(self) -> Mapping[tuple[str, str], list[Service]]:
+        """Services by (namespace, the Gateway that their label names): they lead to its Envoys."""
+        found: dict[tuple[str, str], list[Service]] = defaultdict(list)
+        for each in self.state.all(Service):
+            if name := each.meta.labels.get(NAME_LABEL):
+                found[each.meta.namespace, name].append(each)
         return found
 
     @cached_property

@@ -3,55 +3,20 @@
 Source: Gateway API 1.7 GatewayClass and Gateway status. Cases: tests/xds_server/test_resolve_gateways.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from xds_server.model.graph import CONTROLLER, Condition, ObjectStatus
-from xds_server.model.objects import Gateway, GatewayClass, ObjectRef, Problem
+from xds_server.model.objects import ConfigMap, Gateway, GatewayClass, ObjectRef, Problem
 from xds_server.resolve import conditions as c
+from xds_server.resolve.addresses import Reached, reached, unsupported
 from xds_server.resolve.conflicts import ListenerKey
 from xds_server.resolve.context import Context
+from xds_server.resolve.features import supported_features
+from xds_server.resolve.listener_sets import Parent
 from xds_server.resolve.listeners import BoundListener
-
-ADDRESS_TYPES = frozenset({"IPAddress", "Hostname"})
-SUPPORTED_FEATURES = tuple(
-    sorted(
-        (
-            "Gateway",
-            "GatewayHTTPListenerIsolation",
-            "GatewayHTTPSListenerDetectMisdirectedRequests",
-            "GatewayPort8080",
-            "GatewayRouteHostnameIntersectionPrecedence",
-            "HTTPRoute",
-            "HTTPRoute303RedirectStatusCode",
-            "HTTPRoute307RedirectStatusCode",
-            "HTTPRoute308RedirectStatusCode",
-            "HTTPRouteBackendProtocolH2C",
-            "HTTPRouteBackendProtocolWebSocket",
-            "HTTPRouteBackendRequestHeaderModification",
-            "HTTPRouteBackendTimeout",
-            "HTTPRouteBackendURLRewrite",
-            "HTTPRouteDestinationPortMatching",
-            "HTTPRouteHostRewrite",
-            "HTTPRouteMethodMatching",
-            "HTTPRouteNamedRouteRule",
-            "HTTPRouteParentRefPort",
-            "HTTPRoutePathRedirect",
-            "HTTPRoutePathRewrite",
-            "HTTPRoutePortRedirect",
-            "HTTPRouteQueryParamMatching",
-            "HTTPRouteRequestMirror",
-            "HTTPRouteRequestMultipleMirrors",
-            "HTTPRouteRequestPercentageMirror",
-            "HTTPRouteRequestTimeout",
-            "HTTPRouteResponseHeaderModification",
-            "HTTPRouteRetryCodes",
-            "HTTPRouteRetryConnectionError",
-            "HTTPRouteSchemeRedirect",
-            "ReferenceGrant",
-        )
-    )
-)
+from xds_server.resolve.references import Denied
+from xds_server.resolve.tls import CONFIG_MAP, gateway_certificate, insecure_fallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +29,9 @@ class Ours:
 def our_gateways(context: Context) -> Ours:
     """The Gateways whose class is ours; a class that does not exist at all is worth a word, in manifests above all."""
     classes = {found.meta.ref.name: found for found in context.state.all(GatewayClass)}
-    statuses = {found.meta.ref: _class_status(found) for found in classes.values() if found.controller == CONTROLLER}
+    features = supported_features(context.setting)
+    held = [found for found in classes.values() if found.controller == CONTROLLER]
+    statuses = {found.meta.ref: _class_status(found, features) for found in held}
     gateways: list[Gateway] = []
     problems: list[Problem] = []
     for gateway in context.state.all(Gateway):
@@ -81,36 +48,50 @@ def our_gateways(context: Context) -> Ours:
 
 
 def gateway_status(
-    gateway: Gateway, listeners: Sequence[BoundListener], attached: Mapping[ListenerKey, int], context: Context
+    parent: Parent, sets: Sequence[Parent], attached: Mapping[ListenerKey, int], context: Context
 ) -> ObjectStatus:
-    accepted = _accepted(gateway, listeners)
-    usable = _usable(gateway, context.setting.addresses)
+    """`sets` are the ListenerSets that name this Gateway, let in or not."""
+    gateway = parent.gateway
+    listeners = (*parent.listeners, *(bound for each in sets for bound in each.listeners))
+    where = reached(gateway, context)
+    accepted = _accepted(gateway, parent.listeners, listeners, context)
     return ObjectStatus(
         gateway.meta.ref,
-        conditions=(accepted, _programmed(gateway, listeners, accepted, usable)),
-        listeners=tuple(each.status(attached.get(each.key, 0)) for each in listeners),
-        addresses=usable,
+        conditions=(
+            accepted,
+            _programmed(gateway, listeners, accepted, where),
+            _resolved(gateway, parent.listeners, context),
+            *_insecure(gateway),
+        ),
+        listeners=tuple(each.status(attached.get(each.key, 0)) for each in parent.listeners),
+        addresses=where.addresses,
+        listener_sets=sum(each.attached for each in sets),
     )
 
 
-def gateway_problems(status: ObjectStatus, gateway: Gateway) -> list[Problem]:
-    """What is wrong with a Gateway beyond its listeners: its addresses."""
-    told = {c.UNSUPPORTED_ADDRESS, c.ADDRESS_NOT_USABLE}
+def gateway_problems(status: ObjectStatus, gateway: Gateway) -> Iterator[Problem]:
+    """What is wrong with a Gateway beyond its listeners."""
+    fields = {
+        c.UNSUPPORTED_ADDRESS: "spec.addresses",
+        c.ADDRESS_NOT_USABLE: "spec.addresses",
+        c.INVALID_PARAMETERS: "spec.infrastructure.parametersRef",
+        c.INVALID_CLIENT_CERTIFICATE_REF: "spec.tls.backend.clientCertificateRef",
+        c.REF_NOT_PERMITTED: "spec.tls.backend.clientCertificateRef",
+    }
     meta = gateway.meta
-    return [
-        Problem(meta.ref, "spec.addresses", each.reason, each.message, meta.source)
-        for each in status.conditions
-        if each.reason in told
-    ]
+    for each in status.conditions:
+        if each.reason in fields:
+            yield Problem(meta.ref, fields[each.reason], each.reason, each.message, meta.source)
 
 
-def _class_status(found: GatewayClass) -> ObjectStatus:
+def _class_status(found: GatewayClass, features: tuple[str, ...]) -> ObjectStatus:
     generation = found.meta.generation
     accepted = c.passed(c.ACCEPTED, generation)
     if found.parameters is not None:
         message = f"spec.parametersRef: {found.parameters.kind} is not supported; remove it"
         accepted = c.failed(c.ACCEPTED, c.INVALID_PARAMETERS, message, generation)
-    return ObjectStatus(found.meta.ref, (accepted,), supported_features=SUPPORTED_FEATURES)
+    version = c.passed(c.SUPPORTED_VERSION, generation)
+    return ObjectStatus(found.meta.ref, (accepted, version), supported_features=features)
 
 
 def _without_class(gateway: Gateway) -> Problem:
@@ -123,41 +104,60 @@ def _without_class(gateway: Gateway) -> Problem:
     return Problem(gateway.meta.ref, "spec.gatewayClassName", c.INVALID, message, gateway.meta.source)
 
 
-def _accepted(gateway: Gateway, listeners: Sequence[BoundListener]) -> Condition:
+def _accepted(
+    gateway: Gateway, own: Sequence[BoundListener], merged: Sequence[BoundListener], context: Context
+) -> Condition:
     generation = gateway.meta.generation
-    unsupported = sorted({kind for kind, _ in gateway.addresses} - ADDRESS_TYPES)
-    if unsupported:
-        message = f"addresses of type {', '.join(unsupported)} are not supported; use IPAddress or Hostname"
-        return c.failed(c.ACCEPTED, c.UNSUPPORTED_ADDRESS, message, generation)
-    refused = [each.listener.name for each in listeners if not each.accepted]
+    if denied := unsupported(gateway) or _parameters(gateway, context):
+        return c.failed(c.ACCEPTED, denied.reason, denied.message, generation)
+    refused = [each.listener.name for each in own if not each.accepted]
     if not refused:
         return c.passed(c.ACCEPTED, generation)
     message = f"listeners that cannot be served: {', '.join(refused)}; see their conditions"
-    some = len(refused) < len(listeners)  # True with this reason: the Gateway serves what it can
+    some = any(each.accepted for each in merged)  # True with this reason: the Gateway serves what it can
     return c.condition(c.ACCEPTED, some, c.LISTENERS_NOT_VALID, message, generation)
 
 
-def _programmed(
-    gateway: Gateway, listeners: Sequence[BoundListener], accepted: Condition, usable: tuple[tuple[str, str], ...]
-) -> Condition:
+def _parameters(gateway: Gateway, context: Context) -> Denied | None:
+    """infrastructure.parametersRef: a ConfigMap of the Gateway's namespace, with overlays for what is made for it."""
+    ref = gateway.parameters
+    if ref is None:
+        return None
+    if (ref.group, ref.kind) != CONFIG_MAP:
+        kind = f"{ref.group}/{ref.kind}" if ref.group else ref.kind
+        return Denied(c.INVALID_PARAMETERS, f"parametersRef of kind {kind} is not supported; use a core ConfigMap")
+    if context.state.get(ConfigMap, ref) is None:
+        return Denied(c.INVALID_PARAMETERS, f"{ref} does not exist; create it or remove infrastructure.parametersRef")
+    return None
+
+
+def _programmed(gateway: Gateway, listeners: Sequence[BoundListener], accepted: Condition, where: Reached) -> Condition:
     generation = gateway.meta.generation
     if not any(each.programmed for each in listeners):
         return c.failed(c.PROGRAMMED, c.INVALID, "no listener can be served; see their conditions", generation)
-    wanted = [(kind, value) for kind, value in gateway.addresses if value]
-    if accepted.reason != c.UNSUPPORTED_ADDRESS and (
-        missing := [value for kind, value in wanted if (kind, value) not in usable]
-    ):
-        message = f"the gateway is not reached at {', '.join(missing)}; remove it from spec.addresses"
-        return c.failed(c.PROGRAMMED, c.ADDRESS_NOT_USABLE, message, generation)
+    if accepted.status == "False":
+        return c.failed(c.PROGRAMMED, c.INVALID, accepted.message, generation)
+    if where.denied:
+        return c.failed(c.PROGRAMMED, where.denied.reason, where.denied.message, generation)
     return c.passed(c.PROGRAMMED, generation)
 
 
-def _usable(gateway: Gateway, addresses: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """Where this Gateway is reached: of the fleet's addresses those that it asks for, all if it asks for none.
+def _resolved(gateway: Gateway, listeners: Sequence[BoundListener], context: Context) -> Condition:
+    generation = gateway.meta.generation
+    if isinstance(denied := gateway_certificate(gateway, context), Denied):
+        return c.failed(c.RESOLVED_REFS, denied.reason, denied.message, generation)
+    if wrong := [each.listener.name for each in listeners if not each.resolved]:
+        message = f"listeners with references that name nothing usable: {', '.join(wrong)}; see their conditions"
+        return c.failed(c.RESOLVED_REFS, c.LISTENERS_NOT_RESOLVED, message, generation)
+    return c.passed(c.RESOLVED_REFS, generation)
 
-    Where nobody told us the fleet's addresses, what it asks for is believed.
-    """
-    wanted = tuple((kind, value) for kind, value in gateway.addresses if value)
-    if not wanted:
-        return addresses
-    return tuple(each for each in wanted if each in addresses) if addresses else wanted
+
+def _insecure(gateway: Gateway) -> Iterator[Condition]:
+    """Only while it is so: the condition has no other state (GatewayConditionInsecureFrontendValidationMode)."""
+    if insecure_fallback(gateway):
+        message = (
+            "clients without a certificate that anybody vouches for are let in; use mode AllowValidOnly to refuse them"
+        )
+        reason = c.CONFIGURATION_CHANGED
+        kind = c.INSECURE_FRONTEND_VALIDATION_MODE
+        yield c.condition(kind, ok=True, reason=reason, message=message, generation=gateway.meta.generation)

@@ -1,4 +1,4 @@
-"""Hosts: per port the chains, per chain the virtual hosts, per virtual host the routes in order of precedence.
+"""Hosts: of each listener the virtual hosts, per virtual host the routes in order of precedence.
 
 Envoy gives a request to the most specific virtual host and to no other, so each virtual host holds everything that may
 answer for its hostname: the routes whose own hostnames cover it, the longest hostname first (HTTPRoute.spec.hostnames).
@@ -9,9 +9,8 @@ tests/xds_server/test_resolve_hosts.py.
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from xds_server.model.graph import Chain, Port, Reply, Route, ServerTLS, VirtualHost
+from xds_server.model.graph import Reply, Route, VirtualHost
 from xds_server.model.objects import HTTPMatch
-from xds_server.resolve.conflicts import ListenerKey
 from xds_server.resolve.hostnames import ANY, covering, intersect, owner
 from xds_server.resolve.listeners import BoundListener
 from xds_server.resolve.rules import CompiledRoute, Entry, at_listener
@@ -23,61 +22,27 @@ MISDIRECTED = (Route("misdirected", HTTPMatch(), Reply(421)),)
 Groups = Mapping[str, Sequence[Entry]]  # by a route's own hostname, "*" for a route without any; in order of precedence
 
 
-def ports(
-    listeners: Iterable[BoundListener], attached: Mapping[ListenerKey, Sequence[CompiledRoute]]
-) -> tuple[Port, ...]:
-    """Every socket that has a listener to serve; `listeners` may share a port and then have different hostnames."""
-    found: dict[int, list[BoundListener]] = defaultdict(list)
-    for each in listeners:
-        if each.programmed:
-            found[each.listener.port].append(each)
-    return tuple(
-        Port(number, _chains(found[number], attached), sni=found[number][0].listener.protocol != "HTTP")
-        for number in sorted(found)
-    )
-
-
-def _chains(
-    listeners: list[BoundListener], attached: Mapping[ListenerKey, Sequence[CompiledRoute]]
-) -> tuple[Chain, ...]:
-    owners = frozenset(each.hostname for each in listeners)
-    ordered = sorted(listeners, key=lambda each: each.hostname)
-    hosts = {
-        each.hostname: virtual_hosts(each.hostname, owners, _groups(each, attached.get(each.key, ())))
-        for each in ordered
-    }
-    if ordered[0].listener.protocol == "HTTP":
-        together = [host for each in ordered for host in hosts[each.hostname]]
-        return (Chain("", None, tuple(sorted(together, key=lambda host: host.hostname))),)
-    return tuple(
-        Chain(
-            "" if each.hostname == ANY else each.hostname,
-            ServerTLS(each.certificates),
-            _with_misdirected(hosts[each.hostname], owners),
-        )
-        for each in ordered
-    )
-
-
-def virtual_hosts(listener: str, owners: Collection[str], groups: Groups) -> tuple[VirtualHost, ...]:
+def virtual_hosts(listener: str, owners: Collection[str], held: Groups) -> tuple[VirtualHost, ...]:
     """What one listener serves on a port whose listeners have the hostnames `owners`.
 
     Its own hostname is there without any route too: it gives 404, where a less specific listener would answer.
     """
-    names = {listener} | {both for own in groups if (both := intersect(listener, own))}
-    return tuple(VirtualHost(name, _routes(name, groups)) for name in sorted(names) if owner(name, owners) == listener)
+    names = {listener} | {both for own in held if (both := intersect(listener, own))}
+    return tuple(VirtualHost(name, _routes(name, held)) for name in sorted(names) if owner(name, owners) == listener)
 
 
-def _routes(hostname: str, groups: Groups) -> tuple[Route, ...]:
-    found: dict[str, Route] = {}
+def _routes(hostname: str, held: Groups) -> tuple[Route, ...]:
+    found: dict[tuple[str, bool], Route] = {}
     for own in covering(hostname):
-        for entry in groups.get(own, ()):
-            # A route with both the hostname and a wildcard over it comes by the more specific one only.
-            found.setdefault(entry.route.name, entry.route)
+        for entry in held.get(own, ()):
+            # A route with both the hostname and a wildcard over it comes by the more specific one only; an HTTPRoute and a
+            # GRPCRoute of one name are two.
+            found.setdefault((entry.route.name, entry.route.grpc), entry.route)
     return tuple(found.values())
 
 
-def _groups(bound: BoundListener, routes: Iterable[CompiledRoute]) -> Groups:
+def groups(bound: BoundListener, routes: Iterable[CompiledRoute]) -> Groups:
+    """The entries of a listener's routes, as this listener serves them."""
     found: dict[str, list[Entry]] = defaultdict(list)
     scheme, port = bound.listener.protocol.lower(), bound.listener.port
     for compiled in routes:
@@ -86,11 +51,11 @@ def _groups(bound: BoundListener, routes: Iterable[CompiledRoute]) -> Groups:
         for hostname in own:
             found[hostname].extend(entries)
     for entries_of_host in found.values():
-        entries_of_host.sort(key=lambda entry: entry.precedence)
+        entries_of_host.sort(key=lambda entry: (entry.precedence, entry.route.grpc))
     return found
 
 
-def _with_misdirected(hosts: tuple[VirtualHost, ...], owners: Collection[str]) -> tuple[VirtualHost, ...]:
+def with_misdirected(hosts: tuple[VirtualHost, ...], owners: Collection[str]) -> tuple[VirtualHost, ...]:
     """421 for hostnames that belong to the port's other listeners; a hostname that nobody has gives 404.
 
     HTTP/2 clients reuse a connection where a certificate covers more than its listener does (GEP-3567).

@@ -1,0 +1,113 @@
+"""Streams: TLSRoutes, TCPRoutes and UDPRoutes, whose connections (or datagrams) go to backends without being read.
+
+Several routes may attach to a listener, and one serves a connection: for TLS the one whose own hostname is the most specific,
+then the oldest (GEP-1713; TCPRouteMultipleRoutesAttachment, TLSRouteMultipleRoutesAttachmentSameHostnameIntersection). Source:
+Gateway API 1.7 TLSRoute, TCPRoute, UDPRoute. Cases: tests/xds_server/test_resolve_streams.py.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from xds_server.model.graph import Backend, Chain, ServerTLS, Stream, WeightedBackend
+from xds_server.model.objects import ObjectRef, Problem, StreamRoute
+from xds_server.resolve import conditions as c
+from xds_server.resolve.backends import resolve_backend
+from xds_server.resolve.context import Context
+from xds_server.resolve.hostnames import ANY, covering, intersect, owner
+from xds_server.resolve.references import Denied, Ok
+from xds_server.resolve.tls import shaped
+
+CLOSED = Stream("")  # takes no connection
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledStream:
+    """A route with its backends decided, before it is known where it is attached."""
+
+    route: StreamRoute
+    shares: tuple[WeightedBackend, ...]  # of its connections, those with a weight
+    unresolved: tuple[tuple[str, Denied], ...]  # (field, why) of every reference that names nothing
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        found = [share.backend for share in self.shares if share.backend]
+        return tuple({backend.cluster: backend for backend in found}.values())
+
+    def problems(self) -> Iterator[Problem]:
+        meta = self.route.meta
+        for field, denied in self.unresolved:
+            yield Problem(meta.ref, field, denied.reason, denied.message, meta.source)
+
+    def changed(self, change: Callable[[Backend], Backend]) -> "CompiledStream":
+        """The same with other words for the same backends, as one listener needs them."""
+        shares = (replace(each, backend=change(each.backend)) if each.backend else each for each in self.shares)
+        return replace(self, shares=tuple(shares))
+
+
+def compile_stream(route: StreamRoute, context: Context) -> CompiledStream:
+    shares: list[WeightedBackend] = []
+    unresolved: list[tuple[str, Denied]] = []
+    for at, wanted in enumerate(route.backends):
+        found = _share(route.meta.ref, resolve_backend(route.meta.ref, wanted, context))
+        if isinstance(found, Denied):
+            unresolved.append((f"spec.rules[0].backendRefs[{at}]", found))
+        if wanted.weight > 0:
+            shares.append(WeightedBackend(None if isinstance(found, Denied) else found, wanted.weight))
+    return CompiledStream(route, tuple(shares), tuple(unresolved))
+
+
+def passed_through(backend: Backend) -> Backend:
+    """What comes is encrypted already: a policy that speaks TLS to this backend does not apply."""
+    return shaped(replace(backend, tls=None)) if backend.tls else backend
+
+
+def stream_chain(routes: Iterable[CompiledStream]) -> Chain:
+    """All of a TCP or UDP listener; `routes` come oldest first."""
+    return Chain("", None, stream=next((_stream(each) for each in routes), CLOSED))
+
+
+def tls_chains(
+    listener: str, owners: Collection[str], tls: ServerTLS | None, routes: Iterable[CompiledStream]
+) -> tuple[Chain, ...]:
+    """A TLS listener on a port whose listeners have the hostnames `owners`; `routes` come oldest first.
+
+    Its own hostname is there without any route too: a less specific listener must not get what this one refuses.
+    """
+    groups = _by_hostname(routes)
+    names = {listener} | {both for own in groups if (both := intersect(listener, own))}
+    return tuple(_chain(name, tls, _serving(name, groups)) for name in sorted(names) if owner(name, owners) == listener)
+
+
+def _share(source: ObjectRef, found: Ok[Backend] | Denied) -> Backend | Denied:
+    if isinstance(found, Denied):
+        return found
+    if found.target.pool:
+        what = f"{found.target.ref} picks by request, which a {source.kind} has not; use a Service, or an HTTPRoute"
+        return Denied(c.INVALID_KIND, what)
+    return found.target
+
+
+def _by_hostname(routes: Iterable[CompiledStream]) -> Mapping[str, Sequence[CompiledStream]]:
+    found: dict[str, list[CompiledStream]] = defaultdict(list)
+    for each in routes:
+        for hostname in dict.fromkeys(hostname.lower() for hostname in each.route.hostnames) or (ANY,):
+            found[hostname].append(each)
+    return found
+
+
+def _serving(hostname: str, groups: Mapping[str, Sequence[CompiledStream]]) -> CompiledStream | None:
+    return next((each for own in covering(hostname) for each in groups.get(own, ())), None)
+
+
+def _chain(hostname: str, tls: ServerTLS | None, route: CompiledStream | None) -> Chain:
+    served = route is not None and bool(route.backends)
+    # A connection that nobody takes is closed before it is encrypted: no handshake says otherwise.
+    return Chain(
+        "" if hostname == ANY else hostname, tls if served else None, stream=_stream(route) if route else CLOSED
+    )
+
+
+def _stream(compiled: CompiledStream) -> Stream:
+    meta = compiled.route.meta
+    return Stream(f"{meta.namespace}/{meta.ref.name}", compiled.shares)
