@@ -59,9 +59,10 @@ def validate(resources: dict[str, Any], folder: Path) -> None:
     # A static route table may not name an unknown cluster (the share of an invalid backend does); one from RDS may.
     routes = {found["name"]: found | {"validateClusters": False} for found in resources["routes"]}
     for listener in resources["listeners"]:
-        for chain in listener["filterChains"]:
+        for chain in listener.get("filterChains", ()):
             manager = chain["filters"][0]["typedConfig"]
-            manager["routeConfig"] = routes[manager.pop("rds")["routeConfigName"]]
+            if "rds" in manager:  # not a stream
+                manager["routeConfig"] = routes[manager.pop("rds")["routeConfigName"]]
     ads = {
         "apiType": "DELTA_GRPC",
         "transportApiVersion": "V3",

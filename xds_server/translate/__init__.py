@@ -1,13 +1,15 @@
 """translate: Graph -> Snapshot, the resources of each fleet as bytes. Total: what could fail has failed in `resolve`."""
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 from xds_server.model.graph import Backend, Fleet, Graph, Route
 from xds_server.model.names import PICKER_CLUSTER
 from xds_server.snapshot import Resource, Snapshot
-from xds_server.translate.cluster import cluster, picker_cluster
+from xds_server.translate import picker, stream, tls
+from xds_server.translate.cluster import cluster, split_cluster
 from xds_server.translate.endpoint import load_assignment
-from xds_server.translate.listener import listener, route_config_name, secret
+from xds_server.translate.listener import chain_name, listener, listener_name
 from xds_server.translate.route import route
 from xds_server.translate.route_table import route_configuration, serves_models
 from xds_server.translate.settings import DataPlane
@@ -19,20 +21,39 @@ def translate(graph: Graph, plane: DataPlane) -> dict[str, Snapshot]:
 
 
 def _fleet(fleet: Fleet, graph: Graph, plane: DataPlane) -> Snapshot:
-    chains = [(route_config_name(chain, port), chain) for port in fleet.ports for chain in port.chains]
-    certificates = {each.name: each for _, chain in chains for each in chain.certificates}
-    needed = any(serves_models(chain) for _, chain in chains)
-    picker = [Resource.of(PICKER_CLUSTER, picker_cluster(plane))] if needed else []
+    chains = [(chain_name(chain, port), chain) for port in fleet.ports for chain in port.chains]
+    tables = [(name, chain) for name, chain in chains if chain.stream is None]
+    asked, backends = _backends(fleet.backends.values())
+    by_eds = [name for name, backend in (asked | backends).items() if not backend.hostname]
+    splits = stream.splits(fleet.ports)
+    secrets = tls.secrets((chain for _, chain in chains), (asked | backends).values())
+    co_located = any(serves_models(chain) for _, chain in tables)
     return Snapshot.of(
-        clusters=[*picker, *(_cluster(backend, plane) for backend in fleet.backends.values())],
-        endpoints=[Resource.of(name, load_assignment(name, graph.endpoints.get(name, ()))) for name in fleet.backends],
-        listeners=[Resource.of(f"tcp-{port.number}", listener(port, plane)) for port in fleet.ports],
+        clusters=[
+            *([Resource.of(PICKER_CLUSTER, picker.co_located(plane))] if co_located else []),
+            *(_foreign_picker(each) for each in asked.values()),
+            *(_cluster(each, plane) for each in backends.values()),
+            *(Resource.of(name, split_cluster(name, plane)) for name in splits),
+        ],
+        endpoints=[
+            *(Resource.of(name, load_assignment(name, graph.endpoints.get(name, ()))) for name in by_eds),
+            *(Resource.of(name, stream.split_assignment(each, graph.endpoints)) for name, each in splits.items()),
+        ],
+        listeners=[Resource.of(listener_name(port), listener(port, plane)) for port in fleet.ports],
         routes=[
             Resource.of(name, route_configuration(name, chain, lambda found: _route(found, plane)))
-            for name, chain in chains
+            for name, chain in tables
         ],
-        secrets=[Resource.of(name, secret(certificate)) for name, certificate in certificates.items()],
+        secrets=[Resource.of(name, secret) for name, secret in secrets.items()],
     )
+
+
+def _backends(given: Iterable[Backend]) -> tuple[dict[str, Backend], dict[str, Backend]]:
+    """Foreign pickers, and everything else; with what a pool brings along: its own picker, and the pools that stand in."""
+    found = {each.cluster: each for each in given}
+    found |= {other.cluster: other for each in tuple(found.values()) for other in each.failover}
+    asked = {each.picker.cluster: each.picker for each in found.values() if each.picker}
+    return asked, {name: each for name, each in found.items() if name not in asked}
 
 
 @lru_cache(maxsize=100_000)
@@ -43,6 +64,11 @@ def _route(found: Route, plane: DataPlane) -> bytes:
 @lru_cache(maxsize=100_000)
 def _cluster(backend: Backend, plane: DataPlane) -> Resource:
     return Resource.of(backend.cluster, cluster(backend, plane))
+
+
+@lru_cache(maxsize=10_000)
+def _foreign_picker(found: Backend) -> Resource:
+    return Resource.of(found.cluster, picker.foreign(found))
 
 
 __all__ = ["DataPlane", "translate"]

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from xds_server.bootstrap import Trust
+
 
 @dataclass(frozen=True, slots=True)
 class DataPlane:
@@ -14,6 +16,7 @@ class DataPlane:
     max_body: int = 32 * 1024 * 1024  # a prompt with images is large; beyond it the client gets 413
     stream_idle: float = 900.0  # pools: no byte either way for so long ends the stream
     connect_timeout: float = 2.0
+    trust: Trust | None = None  # how Envoys know the picker, and it them; None: plaintext, as on a unix socket
 
     def socket(self, port: int) -> tuple[str, int]:
         """The address and port to bind for a listener's port."""
