@@ -70,7 +70,7 @@ class TestPicker:
         epp = service("epp", service_ports=[{"port": 9002}])
         right = graph(*objects, pool(spec=PICKER), epp, colocated_picker=False)
         assert parent(right, "p", kind="InferencePool") == OK
-        assert list(right.backends) == ["pool/d/p"]
+        assert [each.partition("~")[0] for each in right.backends] == ["picker/d/epp/9002", "pool/d/p"]
 
     def test_failure_mode(self) -> None:
         opened = {"endpointPickerRef": {**PICKER["endpointPickerRef"], "failureMode": "FailOpen"}}

@@ -15,6 +15,7 @@ from xds_server.resolve.context import MERGED, Context, Setting, problem_order
 from xds_server.resolve.gateways import Ours, gateway_problems, gateway_status, our_gateways
 from xds_server.resolve.listener_sets import Parent, listener_set_problems, listener_set_status, parents
 from xds_server.resolve.listeners import BoundListener
+from xds_server.resolve.policies import policy_problems, policy_statuses
 from xds_server.resolve.pools import ResolvedPools, resolve_pools
 from xds_server.resolve.ports import Attached, Compiled, ports
 from xds_server.resolve.references import Denied
@@ -130,6 +131,7 @@ def _statuses(
     for found in placed:
         statuses[found.compiled.route.meta.ref] = route_status(found)
         problems += route_problems(found)
-    for status in pool_statuses(placed, context):
+    for status in (*pool_statuses(placed, context), *policy_statuses(placed, context)):
         statuses[status.ref] = status
+    problems += policy_problems(context)
     return dict(sorted(statuses.items())), problems

@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 
 from xds_server.model.graph import Backend, Chain, ServerTLS, Stream, WeightedBackend
-from xds_server.model.objects import ObjectRef, Problem, StreamRoute
+from xds_server.model.objects import ObjectRef, Problem, StreamRoute, UDPRoute
 from xds_server.resolve import conditions as c
-from xds_server.resolve.backends import resolve_backend
+from xds_server.resolve.backends import Protocol, resolve_backend
 from xds_server.resolve.context import Context
 from xds_server.resolve.hostnames import ANY, covering, intersect, owner
-from xds_server.resolve.references import Denied, Ok
+from xds_server.resolve.references import Barred, Denied, Ok
 from xds_server.resolve.tls import shaped
 
 CLOSED = Stream("")  # takes no connection
@@ -48,9 +48,10 @@ class CompiledStream:
 def compile_stream(route: StreamRoute, context: Context) -> CompiledStream:
     shares: list[WeightedBackend] = []
     unresolved: list[tuple[str, Denied]] = []
+    protocol: Protocol = "UDP" if isinstance(route, UDPRoute) else "TCP"
     for at, wanted in enumerate(route.backends):
-        found = _share(route.meta.ref, resolve_backend(route.meta.ref, wanted, context))
-        if isinstance(found, Denied):
+        found = _share(route.meta.ref, resolve_backend(route.meta.ref, wanted, context, protocol))
+        if isinstance(found, Denied) and not isinstance(found, Barred):
             unresolved.append((f"spec.rules[0].backendRefs[{at}]", found))
         if wanted.weight > 0:
             shares.append(WeightedBackend(None if isinstance(found, Denied) else found, wanted.weight))
