@@ -3,7 +3,7 @@
 Pure. A value that is equal to the one before keeps its identity and announces nothing: most updates are of statuses.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -77,9 +77,11 @@ class Store:
         if before.objects != self.now.objects or before.problems != self.now.problems:
             self._changed()
 
-    def clear(self) -> None:
-        """The resource is not served any more."""
+    def replace(self, all_: Iterable[Json]) -> None:
+        """A whole list at once."""
         self.begin()
+        for found in all_:
+            self.put(found)
         self.commit()
 
     def _unchanged(self, ref: ObjectRef, found: Json) -> bool:

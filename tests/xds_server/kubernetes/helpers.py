@@ -37,6 +37,12 @@ class Facts:
             await self._more.wait()
 
 
+async def soon(condition: Callable[[], object]) -> None:
+    """For what nobody announces."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
 @asynccontextmanager
 async def running(*shells: Coroutine[Any, Any, Any]) -> AsyncIterator[list[asyncio.Task[Any]]]:
     """The shells run while the block does; what they raise, the test raises; no test waits for ever."""

@@ -99,7 +99,7 @@ def test_a_list_replaces_at_its_end_and_one_that_breaks_off_changes_nothing() ->
     world.store.commit()
     assert world.objects[REF] is before and world.changes == 1
     assert set(world.held) == {REF}  # b was only in the list that broke off
-    world.store.clear()
+    world.store.replace([])
     assert not world.objects and not world.held and world.changes == 2
 
 
