@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from penstock.bootstrap import address as envoy_address
 from penstock.settings import Listen
+from xds_server.bootstrap import address as envoy_address
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""The command line: `penstock run | demo | sim | translate | bootstrap`."""
+"""The command line: `penstock run | controller | demo | sim | translate | bootstrap`."""
 
 import argparse
 import json
@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from penstock import controller
 from penstock.arguments import Parser, address, count, listen_of, listen_options, rate, seconds, share, size
-from penstock.bootstrap import bootstrap
 from penstock.process import UserError, calm_garbage_collection, go, until_signal
 from penstock.settings import Proxy, Settings
+from xds_server.bootstrap import bootstrap
 
 _SIM = "sim"  # has its own parser, in penstock.sim.cli
 
@@ -27,6 +28,7 @@ def parser() -> Parser:
     _translate(
         commands.add_parser("translate", help="print the Envoy configuration and the status of manifests, offline")
     )
+    controller.options(commands.add_parser("controller", help="the gateway in a Kubernetes cluster"), _serve_settings)
     _bootstrap(commands.add_parser("bootstrap", help="print the bootstrap for an Envoy of an existing fleet"))
     return made
 
@@ -197,10 +199,14 @@ def _settings(given: argparse.Namespace) -> Settings:
 
 
 async def _serve(given: argparse.Namespace) -> int:
+    return await _serve_settings(_settings(given))
+
+
+async def _serve_settings(settings: Settings) -> int:
     from penstock.run import running  # noqa: PLC0415  `translate` and `bootstrap` start faster without it
 
     stop = until_signal()
-    async with running(_settings(given)) as gateway:
+    async with running(settings) as gateway:
         calm_garbage_collection()
         logging.getLogger("penstock").info("ready: %s", gateway.addresses())
         await stop.wait()

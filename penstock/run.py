@@ -11,7 +11,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -27,10 +27,10 @@ from observability.record import Recorder, load_samples
 from observability.registry import Registry, Sample
 from observability.server import application
 from penstock import envoy
-from penstock.bootstrap import bootstrap
+from penstock.cluster import Joined, joined
 from penstock.process import UserError
 from penstock.report import Report
-from penstock.settings import Settings
+from penstock.settings import Kubernetes, Settings
 from picker.completions import access_log_handler
 from picker.facts import Outcome
 from picker.inflight import LogEntry
@@ -39,11 +39,14 @@ from picker.scrape import Scraper
 from picker.server import Address, ExtProcServer
 from picker.signals import Signals
 from xds_server import server as ads
+from xds_server.admission import admitted
+from xds_server.bootstrap import bootstrap
 from xds_server.facts import Acked, Nacked
 from xds_server.latest import Latest
 from xds_server.model.graph import EVERYTHING, Graph
 from xds_server.model.objects import ClusterState
 from xds_server.reconcile import Reconciled, reconcile
+from xds_server.resolve.context import IN_CLUSTER, MERGED
 from xds_server.snapshot import LDS, RDS, Snapshot
 from xds_server.sources import files
 
@@ -69,8 +72,8 @@ class Gateway:
         self.scraper = Scraper(self.signals)
         self.picker = Picker(self.signals)
         self.envoy: envoy.Envoy | None = None
-        locate = partial(files.located, directory=settings.manifests)
-        self.report = Report(self.graphs, self.snapshots, self.picker, self.signals, locate)
+        located = [partial(files.located, directory=settings.manifests)] if settings.manifests else []
+        self.report = Report(self.graphs, self.snapshots, self.picker, self.signals, *located)
         self._observers: list[Observe] = [self.recorder.observe, self.report.observe]
         self._duration = self.registry.histogram(catalogue.TRANSLATE_DURATION_SECONDS).bind()
         self._version = version("penstock")  # reads a file: not at every scrape
@@ -149,16 +152,25 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-")))
         gateway = Gateway(settings, folder)
-        plane = settings.plane(folder)
+        cluster = await _join(gateway, settings.kubernetes, stack) if settings.kubernetes else None
+        plane = settings.plane(folder, cluster.trust if cluster else None)
         xds = f"unix:{folder / 'xds.sock'}"
-        await _serve_xds(gateway, stack, xds)
-        await _serve_picker(gateway, stack)
+        await _serve_xds(gateway, stack, xds, cluster)
+        await _serve_picker(gateway, stack, cluster)
         await _serve_telemetry(gateway, stack)
         log_to = stack.enter_context(_stream(settings.request_log)) if settings.request_log else None
         tasks = await stack.enter_async_context(_cancelled())  # ends first: the last lines are written to an open file
         for work in (
-            files.watch(settings.manifests, gateway.states, settings.poll),
-            reconcile(gateway.states, gateway.graphs, gateway.snapshots, plane, gateway.observe, settings.pace),
+            *_sources(gateway, cluster),
+            reconcile(
+                gateway.states,
+                gateway.graphs,
+                gateway.snapshots,
+                plane,
+                gateway.observe,
+                settings.pace,
+                IN_CLUSTER if cluster else MERGED,
+            ),
             _follow(gateway),
             gateway.scraper.run(),
             _heal(gateway),
@@ -179,6 +191,20 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             tasks.create_task(gateway.envoy.wait())
             await _programmed(gateway)
         yield gateway
+
+
+async def _join(gateway: Gateway, settings: Kubernetes, stack: AsyncExitStack) -> Joined:
+    found = await stack.enter_async_context(joined(settings, gateway.states, gateway.graphs, gateway.observe))
+    gateway.watch(found.observe)
+    return found
+
+
+def _sources(gateway: Gateway, cluster: Joined | None) -> list[Coroutine[Any, Any, Any]]:
+    """What brings objects in; a cluster also takes statuses and Envoys."""
+    found = [work() for work in cluster.work] if cluster else []
+    if gateway.settings.manifests:
+        found.append(files.watch(gateway.settings.manifests, gateway.states, gateway.settings.poll))
+    return found
 
 
 async def _programmed(gateway: Gateway, patience: float = 10.0) -> None:
@@ -237,22 +263,32 @@ def _binding(option: str, where: str) -> Iterator[None]:
         ) from error
 
 
-async def _serve_xds(gateway: Gateway, stack: AsyncExitStack, xds: str) -> None:
-    addresses = [xds, *gateway.settings.xds]
+async def _serve_xds(gateway: Gateway, stack: AsyncExitStack, xds: str, cluster: Joined | None) -> None:
+    kubernetes = gateway.settings.kubernetes
+    addresses = [f"0.0.0.0:{kubernetes.xds_port}"] if kubernetes else [xds, *gateway.settings.xds]
+    credentials, identify = (cluster.credentials, cluster.identify) if cluster else (None, None)
     with _binding("--xds", ", ".join(addresses)):
-        server = await stack.enter_async_context(ads.serve(addresses, gateway.snapshots, gateway.observe))
+        server = await stack.enter_async_context(
+            ads.serve(addresses, gateway.snapshots, gateway.observe, credentials=credentials, identify=identify)
+        )
     gateway.report.proxies = server.fleet
+    if cluster:
+        cluster.proxies = server.fleet
 
 
-async def _serve_picker(gateway: Gateway, stack: AsyncExitStack) -> None:
+async def _serve_picker(gateway: Gateway, stack: AsyncExitStack, cluster: Joined | None) -> None:
     settings = gateway.settings
+    admit = partial(admitted, identify=cluster.identify) if cluster else None
     server = ExtProcServer(
-        gateway.picker, gateway.asked, gateway.serving, ended=gateway.ended, max_body=settings.max_body
+        gateway.picker, gateway.asked, gateway.serving, ended=gateway.ended, max_body=settings.max_body, admit=admit
     )
     where = settings.picker or f"unix:{gateway.folder / 'picker.sock'}"
-    beside: list[grpc.GenericRpcHandler] = [access_log_handler(gateway.ended)]
-    with _binding("--picker", where):
-        await stack.enter_async_context(server.listen([Address(where)], beside))
+    address = Address(where)
+    if cluster and settings.kubernetes:
+        address = Address(f"0.0.0.0:{settings.kubernetes.picker_port}", cluster.credentials)
+    beside: list[grpc.GenericRpcHandler] = [access_log_handler(gateway.ended, admit)]
+    with _binding("--picker", address.target):
+        await stack.enter_async_context(server.listen([address], beside))
 
 
 async def _serve_telemetry(gateway: Gateway, stack: AsyncExitStack) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xds_server.bootstrap import Trust
+from xds_server.infrastructure import Infrastructure
 from xds_server.reconcile import Pace
 from xds_server.translate import DataPlane
 
@@ -25,10 +27,28 @@ class Proxy:
 
 
 @dataclass(frozen=True, slots=True)
+class Kubernetes:
+    """The cluster to serve, and who we are in it."""
+
+    namespace: str = "penstock-system"  # ours: the Lease and our authority are kept there
+    service: str = "penstock"  # ours: Envoys find xDS by its name
+    identity: str = ""  # of this process among the replicas
+    address: str = "127.0.0.1"  # of this replica: its Envoys ask its own picker, which knows what it decided
+    xds_port: int = 18000
+    picker_port: int = 9002
+    watch: tuple[str, ...] = ()  # namespaces; empty for all
+    kubeconfig: str = ""
+    context: str = ""
+    provision: bool = True  # make Envoys for each Gateway; else they are there already
+    infrastructure: Infrastructure = Infrastructure(xds="", server_name="", authority="")
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Addresses are "host:port" or "unix:PATH"."""
 
-    manifests: Path
+    manifests: Path | None = None  # a directory, or
+    kubernetes: Kubernetes | None = None  # a cluster
     listen: Listen = Listen()
     proxy: Proxy = Proxy()
     xds: tuple[str, ...] = ()  # more addresses for Envoys elsewhere; ours uses a unix socket
@@ -41,8 +61,15 @@ class Settings:
     poll: float = 0.25  # seconds between two looks at the manifests
     pace: Pace = field(default_factory=Pace)
 
-    def plane(self, folder: Path) -> DataPlane:
-        """The data plane of these settings; `folder` has the sockets that our own Envoy uses."""
+    def plane(self, folder: Path, trust: Trust | None = None) -> DataPlane:
+        """The data plane of these settings; `folder` has the sockets that our own Envoy uses, `trust` is for those elsewhere."""
+        if self.kubernetes:
+            return DataPlane(
+                picker=f"{self.kubernetes.address}:{self.kubernetes.picker_port}",
+                picker_timeout=self.picker_timeout,
+                max_body=self.max_body,
+                trust=trust,
+            )
         return DataPlane(
             bind=self.listen.address,
             binds=self.listen.binds,

@@ -5,7 +5,7 @@ Envoy batches the entries (20 ms), so the transport's price is paid per batch. W
 `ai` (model, prompt_tokens, completion_tokens, cached_tokens) from json_to_metadata and sse_to_metadata; request headers.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -83,12 +83,18 @@ def log_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> LogEntry:
     )
 
 
-def access_log_handler(ended: Callable[[LogEntry], None]) -> grpc.GenericRpcHandler:
-    """The service, for `grpc.aio.Server.add_generic_rpc_handlers`. `ended` is called once per request, in Envoy's order."""
+def access_log_handler(
+    ended: Callable[[LogEntry], None], admit: Callable[[Any], Awaitable[object]] | None = None
+) -> grpc.GenericRpcHandler:
+    """The service, for `grpc.aio.Server.add_generic_rpc_handlers`. `ended` is called once per request, in Envoy's order;
+    `admit` with the context of each stream, to abort those that may not come in.
+    """
 
     async def stream(
-        messages: AsyncIterator[als_pb2.StreamAccessLogsMessage], _: Any
+        messages: AsyncIterator[als_pb2.StreamAccessLogsMessage], context: Any
     ) -> als_pb2.StreamAccessLogsResponse:
+        if admit is not None:
+            await admit(context)
         async for message in messages:
             for entry in message.http_logs.log_entry:
                 if not entry.common_properties.intermediate_log_entry:  # a long stream may be logged before it ends

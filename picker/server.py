@@ -6,7 +6,7 @@ A thin shell: messages are bytes on both sides, and everything that is decided i
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import count
@@ -57,7 +57,10 @@ class ExtProcServer:
         ended: Callable[[LogEntry], None] = lambda _: None,
         max_body: int = MAX_BODY,
         next_id: Callable[[], str] | None = None,
+        admit: Callable[[Any], Awaitable[object]] | None = None,
     ) -> None:
+        """`admit` is asked with the context of each stream, and aborts those that may not come in."""
+        self._admit = admit
         self._decider = decider
         self._observe = observe
         self._ended = ended  # told of requests that no access log will tell of
@@ -108,6 +111,8 @@ class ExtProcServer:
         return Handlers()
 
     async def _process(self, _requests: AsyncIterator[bytes], context: Any) -> None:
+        if self._admit is not None:
+            await self._admit(context)
         pool = next((str(value) for key, value in context.invocation_metadata() or () if key == POOL_METADATA), "")
         session = ExtProcSession(self._decider, pool, self._next_id(), self._max_body)
         try:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from penstock import envoy
-from penstock.bootstrap import bootstrap
 from tests.e2e.waiting import until
+from xds_server.bootstrap import bootstrap
 
 
 def program(path: Path, text: str = "#!/bin/sh\n") -> Path:

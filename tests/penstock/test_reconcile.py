@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from xds_server.latest import Latest
-from xds_server.model.graph import Graph
+from xds_server.model.graph import EVERYTHING, Graph
 from xds_server.model.objects import ClusterState
-from xds_server.model.graph import EVERYTHING
 from xds_server.reconcile import Pace, Reconciled, paced, reconcile
 from xds_server.snapshot import LDS, Snapshot
 from xds_server.sources import files

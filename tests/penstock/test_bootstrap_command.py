@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.bootstrap import address, bootstrap
 from penstock.envoy import find_envoy
+from xds_server.bootstrap import address, bootstrap
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,182 @@
+"""A gateway in a Kubernetes cluster: `penstock controller`. Objects come from the API server, statuses and Envoys go back to it.
+
+API server --watch--> Latest[ClusterState];  Latest[Graph] --refusals--> status writer, provisioner (of the replica that leads)
+Envoy --TLS, ServiceAccount token--> admission --> the fleet of its Gateway
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from penstock.process import UserError
+from penstock.settings import Kubernetes
+from xds_server import authority
+from xds_server.admission import Admission, Identify
+from xds_server.bootstrap import Trust
+from xds_server.facts import Acked, Disconnected, Nacked, NodeStatus
+from xds_server.identity import Account
+from xds_server.infrastructure import Infrastructure, fleet_of, manifests, owners, trust
+from xds_server.kubernetes.access import AccessError, load
+from xds_server.kubernetes.api import Api, ApiError, connect
+from xds_server.kubernetes.lease import Lease
+from xds_server.kubernetes.provision import Provisioner
+from xds_server.kubernetes.source import Source
+from xds_server.kubernetes.writer import Writer
+from xds_server.latest import Latest
+from xds_server.model.graph import Fleet, Graph
+from xds_server.model.objects import ClusterState, ConfigMap, InvalidObject
+from xds_server.overlay import Overlays, read_overlays
+from xds_server.refusals import refusals, with_refusals
+from xds_server.resolve.wanted import wanted
+
+log = logging.getLogger("penstock")
+AUTHORITY = "penstock-authority"  # the Secret
+LEASE = "penstock"
+Observe = Callable[[object], None]
+
+
+@dataclass(slots=True)
+class Joined:
+    """What a cluster adds to a gateway: how streams are let in, what runs beside, and where the statuses come from."""
+
+    credentials: Any  # grpc.ServerCredentials
+    identify: Identify
+    trust: Trust  # for the Envoys, of this process
+    work: tuple[Callable[[], Coroutine[Any, Any, Any]], ...]
+    changed: asyncio.Event  # proxies, or what they refuse
+    proxies: Iterable[NodeStatus] = ()  # the live ones; the ADS server sets its own view
+    refusing: bool = field(default=False)
+
+    def observe(self, fact: object) -> None:
+        if isinstance(fact, Nacked) or (self.refusing and isinstance(fact, Acked | Disconnected)):
+            self.changed.set()
+
+
+@asynccontextmanager
+async def joined(
+    settings: Kubernetes, states: Latest[ClusterState], graphs: Latest[Graph], observe: Observe
+) -> AsyncIterator[Joined]:
+    """Raises UserError where the API server cannot be reached as configured."""
+    try:
+        access = await load(settings.kubeconfig or None, settings.context or None)
+    except AccessError as error:
+        raise UserError(str(error)) from error
+    async with connect(access) as api:
+        keys = await _authority(api, settings)
+        names = authority.service_names(settings.service, settings.namespace)
+        certificate = authority.ServerCertificate(keys, names, lambda: datetime.now(UTC))
+        pem = keys.certificate.decode()
+        infrastructure = replace(
+            settings.infrastructure, xds=f"{names[1]}:{settings.xds_port}", server_name=names[1], authority=pem
+        )
+        leading: Latest[bool] = Latest()
+        told: Latest[Graph] = Latest()
+        source = Source(api, states, wanted, observe, namespaces=settings.watch)
+        lease = Lease(api, settings.namespace, LEASE, settings.identity, leading, observe)
+        writer = Writer(api, told, source.held, leading, observe)
+        work: list[Callable[[], Coroutine[Any, Any, Any]]] = [source.run, lease.run, writer.run]
+        if settings.provision:
+            makes = _Maker(states, source, infrastructure)
+            work.append(Provisioner(api, graphs, leading, makes, observe).run)
+        found = Joined(
+            credentials=certificate.credentials(),
+            identify=_admission(api, graphs),
+            trust=trust(infrastructure),
+            work=(),
+            changed=asyncio.Event(),
+        )
+        work += [lambda: _tell(graphs, told, found), lambda: _follow(graphs, found.changed)]
+        found.work = tuple(work)
+        yield found
+
+
+def _admission(api: Api, graphs: Latest[Graph]) -> Admission:
+    async def review(body: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await api.create("/apis/authentication.k8s.io/v1/tokenreviews", dict(body))
+
+    def fleet(account: Account) -> str | None:
+        graph = graphs.value
+        return fleet_of(owners(_gateways(graph)))(account) if graph else None
+
+    return Admission(review, fleet, clock=time.time)
+
+
+def _gateways(graph: Graph) -> list[Any]:
+    return [fleet.gateway for fleet in graph.fleets.values() if fleet.gateway is not None]
+
+
+async def _authority(api: Api, settings: Kubernetes) -> authority.KeyPair:
+    """Our CA, from the Secret of our namespace; made if nobody has made it yet."""
+    collection = f"/api/v1/namespaces/{settings.namespace}/secrets"
+
+    async def read() -> Mapping[str, Any] | None:
+        try:
+            return await api.get(f"{collection}/{AUTHORITY}")
+        except ApiError as error:
+            if error.code == 404:
+                return None
+            raise
+
+    async def create(manifest: Mapping[str, Any]) -> bool:
+        try:
+            await api.create(collection, dict(manifest))
+        except ApiError as error:
+            if error.code == 409:
+                return False
+            raise
+        return True
+
+    try:
+        return await authority.obtain(read, create, datetime.now(UTC), settings.namespace, AUTHORITY)
+    except ApiError as error:
+        raise UserError(
+            f"Secret {settings.namespace}/{AUTHORITY}: {error}; let our ServiceAccount get and create it"
+        ) from error
+    except InvalidObject as error:
+        raise UserError(str(error)) from error
+
+
+class _Maker:
+    """The manifests of a fleet. A Gateway whose parameters do not fit keeps what it has, and is told so in its status."""
+
+    def __init__(self, states: Latest[ClusterState], source: Source, settings: Infrastructure) -> None:
+        self._states, self._source, self._settings = states, source, settings
+        self._last: dict[str, list[dict[str, Any]]] = {}
+
+    def __call__(self, name: str, fleet: Fleet) -> list[dict[str, Any]]:
+        gateway, state = fleet.gateway, self._states.value
+        if gateway is None or state is None:
+            return []
+        entry = self._source.held.entry(gateway.meta.ref)
+        ports = [(port.number, port.transport) for port in fleet.ports]
+        config = state.get(ConfigMap, gateway.parameters) if gateway.parameters else None
+        try:
+            overlays = read_overlays(config) if config else Overlays()
+            self._last[name] = manifests(
+                gateway, ports, self._settings, uid=entry.uid if entry else "", overlays=overlays
+            )
+        except InvalidObject as error:
+            log.warning("%s", error.problem)
+        return self._last.get(name, [])
+
+
+async def _follow(graphs: Latest[Graph], changed: asyncio.Event) -> None:
+    async for _ in graphs.values():
+        changed.set()
+
+
+async def _tell(graphs: Latest[Graph], told: Latest[Graph], found: Joined) -> None:
+    """The graph with what its proxies refuse, for the status writer."""
+    while True:
+        await found.changed.wait()
+        found.changed.clear()
+        if graphs.value is not None:
+            graph = graphs.value
+            refused = refusals(found.proxies, graph)
+            found.refusing = any(refused.values())
+            told.set(with_refusals(graph, refused))

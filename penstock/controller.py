@@ -1,0 +1,175 @@
+"""`penstock controller`: the options of a gateway in a Kubernetes cluster."""
+
+import argparse
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from penstock.arguments import Parser, address, count, seconds, share, size
+from penstock.process import go
+from penstock.settings import Kubernetes, Proxy, Settings
+from xds_server.infrastructure import Infrastructure
+
+Serve = Callable[[Settings], Awaitable[int]]
+_DEFAULT = Infrastructure(xds="", server_name="", authority="")
+_HERE = Kubernetes()
+
+
+def options(command: Parser, serve: Serve) -> None:
+    """Everything that the Helm chart sets; see deploy/README.md."""
+    command.description = (
+        "Runs the gateway in a Kubernetes cluster: watches the Gateway API and inference resources, serves xDS and the endpoint "
+        "picker over TLS, writes statuses, and makes Envoys for each Gateway. In a pod it needs no option; elsewhere it uses KUBECONFIG."
+    )
+    _about_us(command)
+    _about_envoys(command)
+    _about_requests(command)
+    command.add_argument("-v", "--verbose", action="store_true", help="log more")
+    command.set_defaults(act=lambda given: go(serve(settings(given)), verbose=given.verbose))
+
+
+def _about_us(command: Parser) -> None:
+    option = command.add_argument
+    option(
+        "--kubeconfig",
+        default="",
+        metavar="FILE",
+        help="how to reach the API server (default: KUBECONFIG, or the pod's account)",
+    )
+    option("--context", default="", help="of the kubeconfig (default: its current one)")
+    option(
+        "--namespace",
+        default=os.environ.get("POD_NAMESPACE", _HERE.namespace),
+        help="ours: the Lease and our authority are kept there (default: POD_NAMESPACE, or penstock-system)",
+    )
+    option("--service", default=_HERE.service, help="the Service by which Envoys find us (default: %(default)s)")
+    option(
+        "--address",
+        default=os.environ.get("POD_IP", _HERE.address),
+        metavar="IP",
+        help="where Envoys reach this replica's picker (default: POD_IP, or 127.0.0.1)",
+    )
+    option("--xds-port", type=count, default=_HERE.xds_port, metavar="PORT", help="xDS (default: %(default)s)")
+    option(
+        "--picker-port",
+        type=count,
+        default=_HERE.picker_port,
+        metavar="PORT",
+        help="ext_proc and access log (default: %(default)s)",
+    )
+    option(
+        "--watch-namespace",
+        action="append",
+        default=[],
+        metavar="NAMESPACE",
+        help="serve the Gateways and routes of this namespace only; may be given several times (default: all)",
+    )
+    option(
+        "--telemetry",
+        type=address,
+        default="0.0.0.0:9090",
+        metavar="ADDRESS",
+        help="/metrics, /status, /readyz (default: %(default)s)",
+    )
+
+
+def _about_envoys(command: Parser) -> None:
+    option = command.add_argument
+    option(
+        "--no-provision",
+        action="store_true",
+        help="make no Envoys: the fleet of each Gateway is there already, under the names that deploy/README.md tells",
+    )
+    option("--envoy-image", default=_DEFAULT.image, metavar="IMAGE", help="default: %(default)s")
+    option(
+        "--envoy-replicas",
+        type=count,
+        default=_DEFAULT.replicas,
+        metavar="N",
+        help="of each Gateway (default: %(default)s)",
+    )
+    option(
+        "--envoy-workers",
+        type=count,
+        default=_DEFAULT.workers,
+        metavar="N",
+        help="threads of an Envoy (default: %(default)s)",
+    )
+    option(
+        "--envoy-drain",
+        type=count,
+        default=_DEFAULT.drain,
+        metavar="SECONDS",
+        help="that an Envoy goes on after it is told to end (default: %(default)s)",
+    )
+    option(
+        "--service-type",
+        choices=("LoadBalancer", "NodePort", "ClusterIP"),
+        default=_DEFAULT.service_type,
+        help="of each Gateway's Service (default: %(default)s)",
+    )
+
+
+def _about_requests(command: Parser) -> None:
+    option = command.add_argument
+    option(
+        "--request-log",
+        default="-",
+        metavar="FILE",
+        help="one JSON line per request; - is standard output, '' none (default: -)",
+    )
+    option(
+        "--request-log-rate",
+        type=share,
+        default=1.0,
+        metavar="SHARE",
+        help="share of the successes to log, from 0 to 1 (default: 1.0); errors are always logged",
+    )
+    option(
+        "--max-body",
+        type=size,
+        default=32 << 20,
+        metavar="SIZE",
+        help="the largest request body, in bytes or with Ki, Mi or Gi; a larger one gets 413 (default: 32Mi)",
+    )
+    option(
+        "--picker-timeout",
+        type=seconds,
+        default=2.0,
+        metavar="SECONDS",
+        help="how long Envoy waits for a decision; after that the pool's failureMode decides (default: 2)",
+    )
+
+
+def settings(given: argparse.Namespace) -> Settings:
+    pod = os.environ.get("POD_NAME") or socket.gethostname()
+    return Settings(
+        kubernetes=Kubernetes(
+            namespace=given.namespace,
+            service=given.service,
+            identity=f"{pod}_{secrets.token_hex(4)}",  # a container that restarts in its pod is another candidate
+            address=given.address,
+            xds_port=given.xds_port,
+            picker_port=given.picker_port,
+            watch=tuple(given.watch_namespace),
+            kubeconfig=given.kubeconfig,
+            context=given.context,
+            provision=not given.no_provision,
+            infrastructure=replace(
+                _DEFAULT,
+                image=given.envoy_image,
+                replicas=given.envoy_replicas,
+                workers=given.envoy_workers,
+                drain=given.envoy_drain,
+                service_type=given.service_type,
+            ),
+        ),
+        proxy=Proxy(start=False),
+        telemetry=given.telemetry,
+        request_log=given.request_log,
+        request_log_rate=given.request_log_rate,
+        max_body=given.max_body,
+        picker_timeout=given.picker_timeout,
+    )

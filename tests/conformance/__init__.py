@@ -1,0 +1,1 @@
+"""The public conformance suites against a real cluster: `make conformance`."""

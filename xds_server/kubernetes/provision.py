@@ -1,0 +1,137 @@
+"""The provisioner: gives each Gateway the Envoys that serve it, as long as we lead.
+
+Level-triggered, like the status writer: what counts is the newest Graph and what was last applied of it. Server-side apply with
+one field manager leaves alone what others set (a HorizontalPodAutoscaler's replicas); everything is applied again from time to
+time, for somebody may have deleted it. What a Gateway owns goes with it: ownerReferences; what it has no more need of, here.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+import xxhash
+
+from xds_server.kubernetes.api import Api, ApiError
+from xds_server.kubernetes.backoff import Backoff
+from xds_server.kubernetes.facts import Provisioned, ProvisionFailed
+from xds_server.latest import Latest
+from xds_server.model.graph import Fleet, Graph
+
+Json = dict[str, Any]
+Manifests = Callable[[str, Fleet], list[Json]]  # what a fleet, by its name, needs in the cluster; raises nothing
+MANAGER = "penstock"
+_BACKOFF = Backoff(base=0.5, ceiling=30.0)
+# Where the kinds that we make are served: their API is older than any cluster that has Gateway API.
+_COLLECTIONS = {
+    "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
+    "ConfigMap": "/api/v1/namespaces/{}/configmaps",
+    "Service": "/api/v1/namespaces/{}/services",
+    "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
+    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
+    "HorizontalPodAutoscaler": "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers",
+}
+
+
+class Provisioner:
+    """`run` applies; a fact for each Gateway served and each failure goes to `observe`."""
+
+    def __init__(
+        self,
+        api: Api,
+        graphs: Latest[Graph],
+        leading: Latest[bool],
+        manifests: Manifests,
+        observe: Callable[[object], None],
+        *,
+        again: float = 60.0,  # seconds until everything is applied again
+        backoff: Backoff = _BACKOFF,
+    ) -> None:
+        self._api, self._graphs, self._leading, self._manifests = api, graphs, leading, manifests
+        self._observe, self._again, self._backoff = observe, again, backoff
+        self._applied: dict[str, Mapping[str, str]] = {}  # fleet -> path of an object -> hash of what was applied
+        self._failures: dict[str, int] = {}
+        self._due: dict[str, float] = {}  # fleet -> not before: after a failure
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow(self._graphs))
+            tasks.create_task(self._follow(self._leading))
+            tasks.create_task(self._work())
+
+    async def _follow(self, cell: Latest[Any]) -> None:
+        async for _ in cell.values():
+            self._wake.set()
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        renew = loop.time() + self._again
+        while True:
+            try:
+                async with asyncio.timeout_at(min([renew, *self._due.values()])):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            if not self._leading.value or self._graphs.value is None:
+                self._applied.clear()  # another replica may apply meanwhile
+                renew = loop.time() + self._again
+                continue
+            if loop.time() >= renew:
+                renew = loop.time() + self._again
+                self._applied = {name: dict.fromkeys(paths, "") for name, paths in self._applied.items()}
+            await self._pass(self._graphs.value, loop.time())
+
+    async def _pass(self, graph: Graph, now: float) -> None:
+        fleets = {name: fleet for name, fleet in graph.fleets.items() if fleet.gateway is not None}
+        for name in [name for name in self._applied if name not in fleets]:
+            await self._guarded(name, self._remove(self._applied.pop(name)), now)
+        for name, fleet in fleets.items():
+            if self._due.get(name, 0.0) <= now:
+                await self._guarded(name, self._apply(name, fleet), now)
+
+    async def _guarded(self, name: str, work: Any, now: float) -> None:
+        """A Gateway that cannot be provisioned harms no other."""
+        try:
+            await work
+        except ApiError as error:
+            failures = self._failures[name] = self._failures.get(name, 0) + 1
+            delay = self._backoff.delay(failures, lambda: 0.5, error.retry_after)
+            self._due[name] = now + delay
+            self._observe(ProvisionFailed(name, error.code, error.message, delay))
+        else:
+            self._failures.pop(name, None)
+            self._due.pop(name, None)
+
+    async def _apply(self, name: str, fleet: Fleet) -> None:
+        wanted = {path_of(each): each for each in self._manifests(name, fleet)}
+        before = self._applied.get(name, {})
+        done = dict(before)
+        self._applied[name] = done
+        for path, manifest in wanted.items():
+            digest = xxhash.xxh3_128_hexdigest(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS))
+            if before.get(path) != digest:
+                await self._api.apply(path, manifest, MANAGER)
+                done[path] = digest
+        gone = [path for path in before if path not in wanted]
+        await self._remove(gone)
+        for path in gone:
+            done.pop(path, None)
+        if done != before:
+            self._observe(Provisioned(name, len(wanted)))
+
+    async def _remove(self, paths: Any) -> None:
+        for path in paths:
+            try:
+                await self._api.delete(path)
+            except ApiError as error:
+                if error.code != 404:
+                    raise
+
+
+def path_of(manifest: Mapping[str, Any]) -> str:
+    """Where the API server has it."""
+    meta = manifest["metadata"]
+    return f"{_COLLECTIONS[manifest['kind']].format(meta['namespace'])}/{meta['name']}"
