@@ -31,6 +31,7 @@ from tests.xds_server.parse_cases import (
     SLICE,
     VALID,
 )
+from tests.xds_server.parse_gateway_cases import BAD as GATEWAY_BAD, VALID as GATEWAY_VALID
 from xds_server.model import objects as model
 from xds_server.model.objects import InvalidObject, ObjectRef, Problem
 from xds_server.parse import KINDS, parse
@@ -229,7 +230,9 @@ def test_other_kinds_are_none(kind: str) -> None:
 # --- bad --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("document", "path", "value", "field", "words"), BAD, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("document", "path", "value", "field", "words"), BAD + GATEWAY_BAD, ids=lambda value: str(value)[:40]
+)
 def test_a_mistake_names_its_field_and_remedy(document: Any, path: str, value: Any, field: str, words: str) -> None:
     problem = refused(changed(document, path, value), source="a.yaml:3")
     assert problem.field == (field or path)
@@ -350,7 +353,7 @@ def test_any_json_is_a_value_or_refused(kind: tuple[str, str], body: dict[str, A
 @settings(deadline=None)
 @given(st.data())
 def test_a_changed_document_is_a_value_or_names_the_field(data: st.DataObject) -> None:
-    document = copy.deepcopy(data.draw(st.sampled_from(VALID)))
+    document = copy.deepcopy(data.draw(st.sampled_from(VALID + GATEWAY_VALID)))
     path = data.draw(st.sampled_from(places(document)))
     parent: Any = document
     for step in path[:-1]:

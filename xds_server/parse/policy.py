@@ -65,7 +65,9 @@ def tls_validation(f: Fields, namespace: str) -> tuple[TLSValidation, str]:
     well_known = f.text("wellKnownCACertificates", "", form=WELL_KNOWN)
     found = TLSValidation(
         hostname=f.text("hostname", form=PRECISE_HOSTNAME),
-        authorities=f.each("caCertificateRefs", lambda ref: authority(ref, namespace, local=True), low=listed, high=8),
+        authorities=f.each(
+            "caCertificateRefs", lambda ref: authority(ref, namespace, local=True), low=int(listed), high=8
+        ),
         system=well_known == "System",
         names=f.each("subjectAltNames", subject_alt_name, high=5),
     )
