@@ -47,9 +47,6 @@ from xds_server.resolve.validity import Complaint, backend_filter_complaints, fi
 
 Precedence = tuple[int, int, int, int, int, str, str, str, int, int]
 PATH_RANK = {"Exact": 0, "RegularExpression": 1, "PathPrefix": 2}
-# GRPCRoute: a service and a method, a service, some method (an expression), anything. Prefixes of one request nest by length.
-METHOD_RANK = {"Exact": 0, "PathPrefix": 1, "RegularExpression": 2}
-ANYTHING = 3
 WELL_KNOWN = {"http": 80, "https": 443}
 
 
@@ -184,23 +181,13 @@ def precedence(route: HTTPRoute, rule: int, index: int, match: HTTPMatch) -> Pre
     """HTTPRouteRule.matches: the path's type and length, a method, the most headers, the most query parameters; then age.
 
     A trailing slash of a prefix means nothing and counts nothing. GRPCRouteRule.matches: the longest service, the longest
-    method, the most headers; two expressions that both match have no length that says more, so the longer one is first.
+    method, the most headers. What an HTTPRoute may serve too goes to the GRPCRoute: that one is for gRPC only.
     """
     kind, value = match.path.kind, match.path.value
-    rank, length = PATH_RANK[kind], len(value.rstrip("/")) if kind == "PathPrefix" else 0
+    first = (PATH_RANK[kind], -len(value.rstrip("/")) if kind == "PathPrefix" else 0, 0 if match.method else 1)
     if isinstance(route, GRPCRoute):
-        rank = METHOD_RANK[kind] if value != "/" else ANYTHING
-        length = len(value) if kind == "RegularExpression" else length
-    return (
-        rank,
-        -length,
-        0 if match.method else 1,
-        -len(match.headers),
-        -len(match.query),
-        *route.meta.age_key,
-        rule,
-        index,
-    )
+        first = (-1, -match.grpc[0], -match.grpc[1])
+    return (*first, -len(match.headers), -len(match.query), *route.meta.age_key, rule, index)
 
 
 def _entries(route: HTTPRoute, index: int, rule: HTTPRule, findings: _Findings) -> Iterator[Entry]:

@@ -60,6 +60,8 @@ def _tls(found: XBackend, context: Context) -> UpstreamTLS | Denied | None:
     hostname = validation.hostname if validation else found.hostname
     if not hostname:
         return Denied(c.INVALID, "TLS to selected endpoints needs a name to check; set spec.tls.validation.hostname")
+    if validation and not validation.system and not validation.authorities:
+        return Denied(c.INVALID, "nobody to trust; set spec.tls.validation.caCertificateRefs, or System as well known")
     vouched = authorities(source, validation.authorities if validation else (), context, c.INVALID_KIND)
     if vouched.denied and vouched.authorities is None:
         return Denied(c.NO_VALID_CA_CERTIFICATE, c.sentence(each.message for each in vouched.denied))
