@@ -7,7 +7,7 @@ whatever their order. Sources: Gateway API 1.7, Inference Extension 1.6.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from xds_server.model.graph import EVERYTHING, Backend, Certificate, Fleet, Graph, ObjectStatus
+from xds_server.model.graph import EVERYTHING, Fleet, Graph, ObjectStatus
 from xds_server.model.objects import AnyRoute, ClusterState, Gateway, HTTPRoute, ObjectRef, Problem, StreamRoute
 from xds_server.resolve.backends import backend_endpoints
 from xds_server.resolve.conflicts import ListenerKey
@@ -17,7 +17,7 @@ from xds_server.resolve.listener_sets import Parent, listener_set_problems, list
 from xds_server.resolve.listeners import BoundListener
 from xds_server.resolve.policies import policy_problems, policy_statuses
 from xds_server.resolve.pools import ResolvedPools, resolve_pools
-from xds_server.resolve.ports import Attached, Compiled, ports
+from xds_server.resolve.ports import Attached, Compiled, ports, used
 from xds_server.resolve.references import Denied
 from xds_server.resolve.routes import (
     PlacedRoute,
@@ -30,6 +30,7 @@ from xds_server.resolve.routes import (
     served,
 )
 from xds_server.resolve.tls import gateway_certificate
+from xds_server.resolve.tracing import gateway_tracing
 
 __all__ = ["MERGED", "Setting", "resolve"]
 
@@ -77,35 +78,19 @@ def _fleets(ours: Ours, held: Parents, placed: Iterable[PlacedRoute], context: C
     listeners: dict[str, list[BoundListener]] = {name: [] for name in sorted(of)}
     for parent in held.values():
         listeners[fleet_of(parent.gateway.meta.ref, setting)] += parent.listeners
-    attached = _attached(placed, context)
-    return {
-        name: Fleet(ports(found, attached), _backends(found, attached), of[name]) for name, found in listeners.items()
-    }
+    attached = _attached(ours, placed, context)
+    return {name: Fleet(ports(found, attached), used(found, attached), of[name]) for name, found in listeners.items()}
 
 
-def _attached(placed: Iterable[PlacedRoute], context: Context) -> Attached:
+def _attached(ours: Ours, placed: Iterable[PlacedRoute], context: Context) -> Attached:
     found: dict[ListenerKey, list[Compiled]] = defaultdict(list)
-    certificates: dict[ObjectRef, Certificate | None] = {}
+    shown = {gateway.meta.ref: gateway_certificate(gateway, context) for gateway in ours.gateways}
     for each in placed:
         for key, bound in each.listeners.items():
-            ref = bound.gateway.meta.ref
-            if ref not in certificates:
-                shown = gateway_certificate(bound.gateway, context)
-                certificates[ref] = None if isinstance(shown, Denied) else shown
-            found[key].append(served(each.compiled, bound, certificates[ref]))
-    return found
-
-
-def _backends(listeners: Iterable[BoundListener], attached: Attached) -> dict[str, Backend]:
-    """Every cluster that a route served by these listeners uses."""
-    used = {
-        backend.cluster: backend
-        for bound in listeners
-        if bound.programmed
-        for compiled in attached.get(bound.key, ())
-        for backend in compiled.backends
-    }
-    return dict(sorted(used.items()))
+            certificate = shown[bound.gateway.meta.ref]
+            own = None if isinstance(certificate, Denied) else certificate
+            found[key].append(served(each.compiled, bound, own))
+    return Attached(found, {ref: gateway_tracing(ref, context) for ref in shown})
 
 
 def _statuses(

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from xds_server.model.objects import Gateway, Listener, ListenerSet, ObjectRef
+from xds_server.model.objects import Filter, Gateway, Listener, ListenerSet, ObjectRef
 from xds_server.resolve import conditions as c
 from xds_server.resolve.hostnames import normal
 
@@ -25,8 +25,14 @@ Socket = tuple[str, int]  # (TCP|UDP, number)
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
+    """Why a listener is not accepted beside the others, or at all."""
+
     reason: str
     message: str
+
+    @property
+    def indistinct(self) -> bool:
+        return self.reason in (c.HOSTNAME_CONFLICT, c.PROTOCOL_CONFLICT)
 
 
 @dataclass(slots=True)
@@ -35,6 +41,7 @@ class _Claims:
 
     protocol: str
     holder: ObjectRef
+    filters: tuple[Filter, ...]
     hostnames: dict[str, ObjectRef] = field(default_factory=dict)
 
 
@@ -55,8 +62,12 @@ def conflicts(owners: Iterable[Owner]) -> Mapping[ListenerKey, Conflict]:
             lost = _lost(owner, where, listeners, claims.get(where))
             found |= {(owner.meta.ref, index): conflict for index, conflict in lost.items()}
             for index, listener in listeners.items():
-                if index not in lost:
-                    mine = claims.setdefault(where, _Claims(listener.protocol, owner.meta.ref))
+                if index in lost:
+                    continue
+                mine = claims.setdefault(where, _Claims(listener.protocol, owner.meta.ref, listener.filters))
+                if listener.protocol == "HTTP" and listener.filters != mine.filters:
+                    found[owner.meta.ref, index] = _unlike(where, mine)
+                else:
                     mine.hostnames[normal(listener.hostname)] = owner.meta.ref
     return found
 
@@ -80,6 +91,14 @@ def _taken(listener: Listener, where: Socket, held: _Claims | None) -> Conflict 
         message = f"port {where[1]} and hostname {hostname} belong to {held.hostnames[hostname]}, which comes first"
         return Conflict(c.HOSTNAME_CONFLICT, f"{message}; use others")
     return None
+
+
+def _unlike(where: Socket, held: _Claims) -> Conflict:
+    """Envoy asks before it looks at Host, so that plain listeners of a port have their filters together."""
+    message = (
+        f"port {where[1]} of {held.holder} has other filters, and without TLS a port has the same for all listeners"
+    )
+    return Conflict(c.UNSUPPORTED_VALUE, f"{message}; use another port, or the filters of routes")
 
 
 def _indistinct(listeners: Mapping[int, Listener], where: Socket) -> dict[int, Conflict]:

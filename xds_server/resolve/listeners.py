@@ -5,11 +5,12 @@ tests/xds_server/test_resolve_gateways.py, test_resolve_listeners.py.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from xds_server.model.graph import Certificate, Condition, ListenerStatus, ServerTLS
+from xds_server.model.graph import Certificate, Condition, ExternalAuth, ListenerStatus, ServerTLS
 from xds_server.model.objects import GATEWAY_GROUP, Gateway, Listener, Problem
 from xds_server.resolve import conditions as c
+from xds_server.resolve.auth import listener_auth
 from xds_server.resolve.certificates import resolve_certificate
 from xds_server.resolve.conflicts import SERVED_PROTOCOLS, Conflict, ListenerKey, Owner
 from xds_server.resolve.context import Context
@@ -40,6 +41,7 @@ class BoundListener:
     hostname: str  # "*" for any
     kinds: tuple[tuple[str, str], ...]  # the route kinds that may attach
     tls: ServerTLS | None  # what terminates TLS here
+    auth: tuple[ExternalAuth, ...]  # asked before routing
     conditions: tuple[Condition, ...]
 
     @property
@@ -79,7 +81,13 @@ class _Findings:
 
     denied: tuple[Denied, ...] = ()
     idle: Denied | None = None  # the one without which nothing can be served
-    clients: Denied | None = None  # no authority that vouches for clients: not even accepted
+    refused: Conflict | None = None  # what then makes the listener unacceptable
+
+    def idle_for(self, denied: Denied) -> "_Findings":
+        """Also without a filter that protects the listener nothing can be served."""
+        if denied.reason == c.UNSUPPORTED_VALUE:
+            return replace(self, idle=denied, refused=Conflict(denied.reason, denied.message))
+        return replace(self, denied=(*self.denied, denied), idle=denied)
 
 
 def bind_listener(
@@ -91,13 +99,17 @@ def bind_listener(
     asked = listener.allowed.kinds or held
     kinds = tuple(dict.fromkeys(kind for kind in asked if kind in held))
     tls, found = _server_tls(gateway, owner, listener, context)
+    auth = listener_auth(listener, owner.meta.ref, context)
+    if isinstance(auth, Denied):
+        found, auth = found.idle_for(auth), ()
     if held and len(kinds) < len(set(asked)):
         wrong = ", ".join(sorted(f"{group}/{kind}" for group, kind in set(asked) - set(kinds)))
         takes = " or ".join(kind for _, kind in held)
-        what = f"a listener of {listener.protocol} cannot take routes of kind {wrong}; change allowedRoutes.kinds to {takes}"
-        found = _Findings((*found.denied, Denied(c.INVALID_ROUTE_KINDS, what)), found.idle, found.clients)
+        what = f"a listener of {listener.protocol} cannot take routes of kind {wrong}"
+        denied = Denied(c.INVALID_ROUTE_KINDS, f"{what}; change allowedRoutes.kinds to {takes}")
+        found = replace(found, denied=(*found.denied, denied))
     conditions = _conditions(owner.meta.generation, _refusal(listener, conflict, found), conflict, found)
-    return BoundListener(gateway, owner, index, listener, normal(listener.hostname), kinds, tls, conditions)
+    return BoundListener(gateway, owner, index, listener, normal(listener.hostname), kinds, tls, auth, conditions)
 
 
 def _server_tls(
@@ -113,7 +125,8 @@ def _server_tls(
     clients = client_check(gateway, listener.port, context)
     denied = client_check_denied(gateway, listener.port, context)
     if isinstance(clients, Denied):
-        return None, _Findings(denied or (clients,), clients, clients)
+        refused = Conflict(c.NO_VALID_CA_CERTIFICATE, clients.message)
+        return None, _Findings(denied or (clients,), clients, refused)
     return ServerTLS(certificates, clients), _Findings(denied)
 
 
@@ -144,9 +157,7 @@ def _refusal(listener: Listener, conflict: Conflict | None, found: _Findings) ->
     if listener.protocol == "HTTPS" and _passes_through(listener):
         message = "HTTPS must terminate TLS; set tls.mode to Terminate, or protocol to TLS"
         return Conflict(c.UNSUPPORTED_VALUE, message)
-    if conflict is None and found.clients:
-        return Conflict(c.NO_VALID_CA_CERTIFICATE, found.clients.message)
-    return conflict
+    return conflict or found.refused
 
 
 def _conditions(
@@ -163,9 +174,9 @@ def _conditions(
         programmed = c.failed(c.PROGRAMMED, c.INVALID, found.idle.message, generation)
     if refused:
         accepted = c.failed(c.ACCEPTED, refused.reason, refused.message, generation)
-        reason = refused.reason if refused is conflict else c.INVALID
+        reason = refused.reason if refused.indistinct else c.INVALID
         programmed = c.failed(c.PROGRAMMED, reason, refused.message, generation)
-    if conflict:
+    if conflict and conflict.indistinct:
         conflicted = c.condition(
             c.CONFLICTED, ok=True, reason=conflict.reason, message=conflict.message, generation=generation
         )

@@ -6,8 +6,10 @@ TCP or UDP listener is alone. Cases: tests/xds_server/test_resolve_hosts.py, tes
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from xds_server.model.graph import Chain, Port
+from xds_server.model.graph import Backend, Chain, Port, Tracing
+from xds_server.model.objects import ObjectRef
 from xds_server.resolve.conflicts import FAMILIES, ListenerKey, Socket, socket
 from xds_server.resolve.hostnames import ANY
 from xds_server.resolve.hosts import groups, virtual_hosts, with_misdirected
@@ -16,7 +18,23 @@ from xds_server.resolve.rules import CompiledRoute
 from xds_server.resolve.streams import CompiledStream, stream_chain, tls_chains
 
 Compiled = CompiledRoute | CompiledStream
-Attached = Mapping[ListenerKey, Sequence[Compiled]]  # oldest first, each as its listener serves it
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What the listeners of a fleet serve."""
+
+    routes: Mapping[ListenerKey, Sequence[Compiled]]  # oldest first, each as its listener serves it
+    tracing: Mapping[ObjectRef, Tracing | None]  # of each Gateway
+
+    def requests(self, bound: BoundListener) -> list[CompiledRoute]:
+        return [each for each in self.routes.get(bound.key, ()) if isinstance(each, CompiledRoute)]
+
+    def streams(self, bound: BoundListener) -> list[CompiledStream]:
+        return [each for each in self.routes.get(bound.key, ()) if isinstance(each, CompiledStream)]
+
+    def traced(self, bound: BoundListener) -> Tracing | None:
+        return self.tracing.get(bound.gateway.meta.ref)
 
 
 def ports(listeners: Iterable[BoundListener], attached: Attached) -> tuple[Port, ...]:
@@ -26,6 +44,20 @@ def ports(listeners: Iterable[BoundListener], attached: Attached) -> tuple[Port,
         if each.programmed:
             found[socket(each.listener)].append(each)
     return tuple(_port(where, found[where], attached) for where in sorted(found))
+
+
+def used(listeners: Iterable[BoundListener], attached: Attached) -> dict[str, Backend]:
+    """Every cluster that these listeners may send anything to, by name."""
+    found: dict[str, Backend] = {}
+    for bound in listeners:
+        if not bound.programmed:
+            continue
+        traced = attached.traced(bound)
+        own = [asked.backend for asked in bound.auth]
+        own += [traced.collector] if traced and traced.collector else []
+        routed = (backend for compiled in attached.routes.get(bound.key, ()) for backend in compiled.backends)
+        found |= {backend.cluster: backend for backend in (*routed, *own)}
+    return dict(sorted(found.items()))
 
 
 def _port(where: Socket, listeners: list[BoundListener], attached: Attached) -> Port:
@@ -38,30 +70,25 @@ def _port(where: Socket, listeners: list[BoundListener], attached: Attached) -> 
             owners = frozenset(each.hostname for each in ordered)
             chains = (chain for each in ordered for chain in _secured(each, owners, attached))
             return Port(number, tuple(sorted(chains, key=lambda chain: chain.hostname)), sni=True)
-    return Port(number, (stream_chain(_streams(ordered[0], attached)),), "UDP" if transport == "UDP" else "TCP")
+    chain = stream_chain(attached.streams(ordered[0]))
+    return Port(number, (chain,), "UDP" if transport == "UDP" else "TCP")
 
 
 def _plain(listeners: list[BoundListener], attached: Attached) -> Chain:
     owners = frozenset(each.hostname for each in listeners)
-    hosts = [
+    hosts = (
         host
         for each in listeners
-        for host in virtual_hosts(each.hostname, owners, groups(each, _routes(each, attached)))
-    ]
-    return Chain("", None, tuple(sorted(hosts, key=lambda host: host.hostname)))
+        for host in virtual_hosts(each.hostname, owners, groups(each, attached.requests(each)))
+    )
+    # Gateways that share a port are traced as the first of them that is; its listeners' filters are equal (`conflicts`).
+    traced = next((found for each in listeners if (found := attached.traced(each))), None)
+    return Chain("", None, tuple(sorted(hosts, key=lambda host: host.hostname)), auth=listeners[0].auth, tracing=traced)
 
 
 def _secured(bound: BoundListener, owners: frozenset[str], attached: Attached) -> tuple[Chain, ...]:
     if bound.listener.protocol == "TLS":
-        return tls_chains(bound.hostname, owners, bound.tls, _streams(bound, attached))
-    hosts = virtual_hosts(bound.hostname, owners, groups(bound, _routes(bound, attached)))
-    name = "" if bound.hostname == ANY else bound.hostname
-    return (Chain(name, bound.tls, with_misdirected(hosts, owners)),)
-
-
-def _routes(bound: BoundListener, attached: Attached) -> list[CompiledRoute]:
-    return [each for each in attached.get(bound.key, ()) if isinstance(each, CompiledRoute)]
-
-
-def _streams(bound: BoundListener, attached: Attached) -> list[CompiledStream]:
-    return [each for each in attached.get(bound.key, ()) if isinstance(each, CompiledStream)]
+        return tls_chains(bound.hostname, owners, bound.tls, attached.streams(bound))
+    hosts = virtual_hosts(bound.hostname, owners, groups(bound, attached.requests(bound)))
+    name, traced = "" if bound.hostname == ANY else bound.hostname, attached.traced(bound)
+    return (Chain(name, bound.tls, with_misdirected(hosts, owners), auth=bound.auth, tracing=traced),)

@@ -28,8 +28,7 @@ from xds_server.resolve.listeners import BoundListener
 from xds_server.resolve.ports import Compiled
 from xds_server.resolve.references import Denied
 from xds_server.resolve.rules import CompiledRoute, compile_route, presenting, route_conditions_failed, used
-from xds_server.resolve.streams import CompiledStream, compile_stream, passed_through
-from xds_server.resolve.tls import present
+from xds_server.resolve.streams import CompiledStream, compile_stream, stream_at
 
 PARENTS: Mapping[tuple[str, str], type[Gateway | ListenerSet]] = {
     (GATEWAY_GROUP, "Gateway"): Gateway,
@@ -62,9 +61,8 @@ def place(route: AnyRoute, parents: Mapping[ObjectRef, Parent], context: Context
 def served(compiled: Compiled, bound: BoundListener, certificate: Certificate | None) -> Compiled:
     """The route as one listener of a Gateway with this client certificate serves it."""
     if isinstance(compiled, CompiledStream):
-        if bound.listener.protocol == "TLS" and bound.tls is None:
-            return compiled.changed(passed_through)
-        return compiled.changed(lambda backend: present(backend, certificate)) if certificate else compiled
+        encrypted = bound.listener.protocol == "TLS" and bound.tls is None
+        return stream_at(compiled, encrypted=encrypted, certificate=certificate)
     if certificate is None:
         return compiled
     entries = presenting(compiled.entries, certificate)

@@ -6,17 +6,16 @@ Gateway API 1.7 TLSRoute, TCPRoute, UDPRoute. Cases: tests/xds_server/test_resol
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from xds_server.model.graph import Backend, Chain, ServerTLS, Stream, WeightedBackend
-from xds_server.model.objects import ObjectRef, Problem, StreamRoute, UDPRoute
-from xds_server.resolve import conditions as c
-from xds_server.resolve.backends import Protocol, resolve_backend
+from xds_server.model.graph import Backend, Certificate, Chain, ServerTLS, Stream, WeightedBackend
+from xds_server.model.objects import Problem, StreamRoute, TLSRoute, UDPRoute
+from xds_server.resolve.backends import Protocol, flat, resolve_backend
 from xds_server.resolve.context import Context
 from xds_server.resolve.hostnames import ANY, covering, intersect, owner
 from xds_server.resolve.references import Barred, Denied, Ok
-from xds_server.resolve.tls import shaped
+from xds_server.resolve.tls import present
 
 CLOSED = Stream("")  # takes no connection
 
@@ -27,40 +26,36 @@ class CompiledStream:
 
     route: StreamRoute
     shares: tuple[WeightedBackend, ...]  # of its connections, those with a weight
+    encrypted: tuple[
+        WeightedBackend, ...
+    ]  # the same where TLS passes through: backends are not spoken TLS to once more
     unresolved: tuple[tuple[str, Denied], ...]  # (field, why) of every reference that names nothing
 
     @property
     def backends(self) -> tuple[Backend, ...]:
-        found = [share.backend for share in self.shares if share.backend]
-        return tuple({backend.cluster: backend for backend in found}.values())
+        return tuple({backend.cluster: backend for backend in flat(share.backend for share in self.shares)}.values())
 
     def problems(self) -> Iterator[Problem]:
         meta = self.route.meta
         for field, denied in self.unresolved:
             yield Problem(meta.ref, field, denied.reason, denied.message, meta.source)
 
-    def changed(self, change: Callable[[Backend], Backend]) -> "CompiledStream":
-        """The same with other words for the same backends, as one listener needs them."""
-        shares = (replace(each, backend=change(each.backend)) if each.backend else each for each in self.shares)
-        return replace(self, shares=tuple(shares))
-
 
 def compile_stream(route: StreamRoute, context: Context) -> CompiledStream:
-    shares: list[WeightedBackend] = []
-    unresolved: list[tuple[str, Denied]] = []
     protocol: Protocol = "UDP" if isinstance(route, UDPRoute) else "TCP"
-    for at, wanted in enumerate(route.backends):
-        found = _share(route.meta.ref, resolve_backend(route.meta.ref, wanted, context, protocol))
-        if isinstance(found, Denied) and not isinstance(found, Barred):
-            unresolved.append((f"spec.rules[0].backendRefs[{at}]", found))
-        if wanted.weight > 0:
-            shares.append(WeightedBackend(None if isinstance(found, Denied) else found, wanted.weight))
-    return CompiledStream(route, tuple(shares), tuple(unresolved))
+    shares, unresolved = _shares(route, protocol, context)
+    encrypted = _shares(route, "Passthrough", context)[0] if isinstance(route, TLSRoute) else shares
+    return CompiledStream(route, shares, encrypted, unresolved)
 
 
-def passed_through(backend: Backend) -> Backend:
-    """What comes is encrypted already: a policy that speaks TLS to this backend does not apply."""
-    return shaped(replace(backend, tls=None)) if backend.tls else backend
+def stream_at(compiled: CompiledStream, *, encrypted: bool, certificate: Certificate | None) -> CompiledStream:
+    """The route as a listener serves it whose connections are encrypted still, or which shows a certificate to backends."""
+    shares = compiled.encrypted if encrypted else compiled.shares
+    if certificate is not None:
+        shares = tuple(
+            replace(each, backend=present(each.backend, certificate)) if each.backend else each for each in shares
+        )
+    return replace(compiled, shares=shares)
 
 
 def stream_chain(routes: Iterable[CompiledStream]) -> Chain:
@@ -80,13 +75,18 @@ def tls_chains(
     return tuple(_chain(name, tls, _serving(name, groups)) for name in sorted(names) if owner(name, owners) == listener)
 
 
-def _share(source: ObjectRef, found: Ok[Backend] | Denied) -> Backend | Denied:
-    if isinstance(found, Denied):
-        return found
-    if found.target.pool:
-        what = f"{found.target.ref} picks by request, which a {source.kind} has not; use a Service, or an HTTPRoute"
-        return Denied(c.INVALID_KIND, what)
-    return found.target
+def _shares(
+    route: StreamRoute, protocol: Protocol, context: Context
+) -> tuple[tuple[WeightedBackend, ...], tuple[tuple[str, Denied], ...]]:
+    shares: list[WeightedBackend] = []
+    unresolved: list[tuple[str, Denied]] = []
+    for at, wanted in enumerate(route.backends):
+        found = resolve_backend(route.meta.ref, wanted, context, protocol)
+        if isinstance(found, Denied) and not isinstance(found, Barred):  # else the policy's own status says why
+            unresolved.append((f"spec.rules[0].backendRefs[{at}]", found))
+        if wanted.weight > 0:
+            shares.append(WeightedBackend(found.target if isinstance(found, Ok) else None, wanted.weight))
+    return tuple(shares), tuple(unresolved)
 
 
 def _by_hostname(routes: Iterable[CompiledStream]) -> Mapping[str, Sequence[CompiledStream]]:
