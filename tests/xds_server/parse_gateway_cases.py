@@ -208,7 +208,7 @@ AUTH = f"{RULE}.filters[1].externalAuth"
 METHOD = f"{RULE}.matches[0].method"
 FRONTEND = "spec.tls.frontend"
 TRACING = "spec.tracing"
-UNLABELLED = {"matchLabels": {}}
+UNLABELLED: dict[str, Any] = {"matchLabels": {}}
 BAD: list[tuple[dict[str, Any], str, Any, str, str]] = [  # as in parse_cases
     (FULL_GATEWAY, "spec.infrastructure.labels", {"a b": "c"}, "spec.infrastructure.labels[a b]", "of up to 63"),
     (FULL_GATEWAY, "spec.infrastructure.labels", {"a": "b c"}, "spec.infrastructure.labels[a]", "a label value"),

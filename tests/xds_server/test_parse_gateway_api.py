@@ -74,7 +74,7 @@ def test_gateway_defaults() -> None:
     gateway = read(model.Gateway, GATEWAY_DOCUMENT)
     assert (gateway.tls, gateway.routability, gateway.parameters) == (model.GatewayTLS(), "", None)
     assert gateway.allowed_listeners == model.AllowedListeners("None")
-    empty = {"infrastructure": {}, "allowedListeners": {}, "tls": {"frontend": {"default": {}}}}
+    empty: dict[str, Any] = {"infrastructure": {}, "allowedListeners": {}, "tls": {"frontend": {"default": {}}}}
     assert read(model.Gateway, {**GATEWAY_DOCUMENT, "spec": {**GATEWAY_DOCUMENT["spec"], **empty}}) == gateway
 
 
@@ -113,7 +113,8 @@ def test_grpc_route() -> None:
     assert rule.filters == (model.HeaderFilter("request", (("a", "b"),)),)
     assert rule.backends == (model.BackendRef(service("chat"), 9000, 1, (model.HeaderFilter("response"),)),)
     assert (rule.name, rule.session) == ("first", model.SessionPersistence())
-    for spec in ({}, {"rules": []}):
+    specs: list[dict[str, Any]] = [{}, {"rules": []}]
+    for spec in specs:
         assert read(model.GRPCRoute, {**GRPC, "spec": spec}).rules == ()
     assert read(model.GRPCRoute, {**GRPC, "spec": {"rules": [{}]}}).rules == (model.HTTPRule(),)
 
@@ -226,7 +227,8 @@ def test_backend_traffic_policy() -> None:
     assert [target.ref.name for target in policy.targets] == ["web", "other"]
     assert policy.retries == model.RetryConstraint(5, 30.0, 1.5)
     assert policy.session == model.SessionPersistence("Cookie", "at", 3600.0, permanent=True, path="/a")
-    for constraint in ({}, {"budget": {}, "minRetryRate": {}}):
+    empty: list[dict[str, Any]] = [{}, {"budget": {}, "minRetryRate": {}}]
+    for constraint in empty:
         found = read(model.XBackendTrafficPolicy, changed(TRAFFIC, "spec.retryConstraint", constraint))
         assert found.retries == model.RetryConstraint()
 
