@@ -54,18 +54,21 @@ class Admission:
         token = identity.bearer(metadata)
         if not token:
             return None
-        account = await self.account(token)
-        return None if account is None else self._fleet_of(account)  # not remembered: Gateways come and go
-
-    async def account(self, token: str) -> Account | None:
-        """Whose token it is; None for nobody's. Raises Undecided."""
         key, now = identity.key_of(token), self._clock()
         verdict = self._verdicts.get(key, now)
-        if verdict and (now < verdict.recheck or (verdict.account and key in self._asking)):
-            return verdict.account
-        if key in self._asking:
-            return await asyncio.shield(self._asking[key])
-        return await self._ask(key, token, verdict, now)
+        if verdict is None or now >= verdict.recheck:  # else: the way of nearly every stream
+            account = await self._checked(key, token, verdict, now)
+        else:
+            account = verdict.account
+        return None if account is None else self._fleet_of(account)  # not remembered: Gateways come and go
+
+    async def _checked(self, key: bytes, token: str, verdict: Verdict | None, now: float) -> Account | None:
+        """Whose token it is; None for nobody's. Raises Undecided."""
+        if key not in self._asking:
+            return await self._ask(key, token, verdict, now)
+        if verdict and verdict.account:
+            return verdict.account  # somebody is asking again
+        return await asyncio.shield(self._asking[key])
 
     async def _ask(self, key: bytes, token: str, verdict: Verdict | None, now: float) -> Account | None:
         found = identity.claims(token)
