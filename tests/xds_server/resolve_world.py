@@ -6,7 +6,15 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from xds_server.model.graph import CONTROLLER, Forward, Graph, ObjectStatus, Route, VirtualHost
-from xds_server.model.objects import GATEWAY_GROUP, INFERENCE_GROUP, ClusterState, HTTPMatch, Object, ObjectRef
+from xds_server.model.objects import (
+    GATEWAY_GROUP,
+    GATEWAY_X_GROUP,
+    INFERENCE_GROUP,
+    ClusterState,
+    HTTPMatch,
+    Object,
+    ObjectRef,
+)
 from xds_server.parse import parse
 from xds_server.resolve import Setting, resolve
 from xds_server.resolve.hostnames import covering
@@ -22,12 +30,19 @@ GROUPS = {
     "Gateway": (GATEWAY_GROUP, "v1"),
     "HTTPRoute": (GATEWAY_GROUP, "v1"),
     "ReferenceGrant": (GATEWAY_GROUP, "v1"),
+    "GRPCRoute": (GATEWAY_GROUP, "v1"),
+    "BackendTLSPolicy": (GATEWAY_GROUP, "v1"),
+    "XBackend": (GATEWAY_X_GROUP, "v1alpha1"),
+    "XBackendTrafficPolicy": (GATEWAY_X_GROUP, "v1alpha1"),
+    "XTelemetryPolicy": (GATEWAY_X_GROUP, "v1alpha1"),
+    "ClusterTrustBundle": ("certificates.k8s.io", "v1beta1"),
     "InferencePool": (INFERENCE_GROUP, "v1"),
     "InferenceObjective": ("llm-d.ai", "v1alpha2"),
     "InferenceModelRewrite": ("llm-d.ai", "v1alpha2"),
     "EndpointPickerConfig": ("llm-d.ai", "v1alpha1"),
     "EndpointSlice": ("discovery.k8s.io", "v1"),
 }
+CLUSTER_SCOPED = ("GatewayClass", "Namespace", "ClusterTrustBundle")
 
 
 def thing(kind: str, name: str, spec: dict[str, Any] | None = None, ns: str = "d", **more: Any) -> Object:
@@ -40,7 +55,7 @@ def thing(kind: str, name: str, spec: dict[str, Any] | None = None, ns: str = "d
     }
     content = top.pop("content", {})
     meta = {"name": name, "generation": 1, **more}
-    if kind not in ("GatewayClass", "Namespace"):
+    if kind not in CLUSTER_SCOPED:
         meta["namespace"] = ns
     created = meta.pop("created", None)
     if created:
@@ -105,7 +120,7 @@ def graph(*objects: Object, **options: Any) -> Graph:
 
 def ref(kind: str, name: str, ns: str = "d") -> ObjectRef:
     group = GROUPS.get(kind, ("",))[0]
-    return ObjectRef(group, kind, "" if kind == "GatewayClass" else ns, name)
+    return ObjectRef(group, kind, "" if kind in CLUSTER_SCOPED else ns, name)
 
 
 def status(found: Graph, kind: str, name: str, ns: str = "d") -> ObjectStatus:
@@ -120,6 +135,11 @@ def parent(
     found: Graph, name: str, index: int = 0, ns: str = "d", kind: str = "HTTPRoute"
 ) -> dict[str, tuple[str, str]]:
     return reasons(status(found, kind, name, ns).parents[index].conditions)
+
+
+def ancestors(found: Graph, kind: str, name: str, ns: str = "d") -> dict[str, dict[str, tuple[str, str]]]:
+    """Of a policy: its conditions for each Gateway."""
+    return {each.parent.ref.name: reasons(each.conditions) for each in status(found, kind, name, ns).ancestors}
 
 
 def listener(found: Graph, name: str, gateway_name: str = "gw") -> dict[str, tuple[str, str]]:
