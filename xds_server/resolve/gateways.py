@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from xds_server.model.graph import CONTROLLER, Condition, ObjectStatus
-from xds_server.model.objects import ConfigMap, Gateway, GatewayClass, ObjectRef, Problem
+from xds_server.model.objects import Gateway, GatewayClass, ObjectRef, Problem
 from xds_server.resolve import conditions as c
 from xds_server.resolve.addresses import Reached, reached, unsupported
 from xds_server.resolve.conflicts import ListenerKey
@@ -15,8 +15,9 @@ from xds_server.resolve.context import Context
 from xds_server.resolve.features import supported_features
 from xds_server.resolve.listener_sets import Parent
 from xds_server.resolve.listeners import BoundListener
+from xds_server.resolve.parameters import parameters_denied
 from xds_server.resolve.references import Denied
-from xds_server.resolve.tls import CONFIG_MAP, gateway_certificate, insecure_fallback
+from xds_server.resolve.tls import gateway_certificate, insecure_fallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def gateway_status(
         ),
         listeners=tuple(each.status(attached.get(each.key, 0)) for each in parent.listeners),
         addresses=where.addresses,
-        listener_sets=sum(each.attached for each in sets),
+        listener_sets=sum(each.attached for each in sets) if accepted.status == "True" else 0,
     )
 
 
@@ -108,7 +109,7 @@ def _accepted(
     gateway: Gateway, own: Sequence[BoundListener], merged: Sequence[BoundListener], context: Context
 ) -> Condition:
     generation = gateway.meta.generation
-    if denied := unsupported(gateway) or _parameters(gateway, context):
+    if denied := unsupported(gateway) or parameters_denied(gateway, context):
         return c.failed(c.ACCEPTED, denied.reason, denied.message, generation)
     refused = [each.listener.name for each in own if not each.accepted]
     if not refused:
@@ -116,19 +117,6 @@ def _accepted(
     message = f"listeners that cannot be served: {', '.join(refused)}; see their conditions"
     some = any(each.accepted for each in merged)  # True with this reason: the Gateway serves what it can
     return c.condition(c.ACCEPTED, some, c.LISTENERS_NOT_VALID, message, generation)
-
-
-def _parameters(gateway: Gateway, context: Context) -> Denied | None:
-    """infrastructure.parametersRef: a ConfigMap of the Gateway's namespace, with overlays for what is made for it."""
-    ref = gateway.parameters
-    if ref is None:
-        return None
-    if (ref.group, ref.kind) != CONFIG_MAP:
-        kind = f"{ref.group}/{ref.kind}" if ref.group else ref.kind
-        return Denied(c.INVALID_PARAMETERS, f"parametersRef of kind {kind} is not supported; use a core ConfigMap")
-    if context.state.get(ConfigMap, ref) is None:
-        return Denied(c.INVALID_PARAMETERS, f"{ref} does not exist; create it or remove infrastructure.parametersRef")
-    return None
 
 
 def _programmed(gateway: Gateway, listeners: Sequence[BoundListener], accepted: Condition, where: Reached) -> Condition:
