@@ -44,7 +44,7 @@ Observe = Callable[[object], None]
 class Joined:
     """What a cluster adds to a gateway: how streams are let in, what runs beside, and where the statuses come from."""
 
-    credentials: Any  # grpc.ServerCredentials
+    credentials: Callable[[], Any]  # new grpc.ServerCredentials: each serves one port
     identify: Identify
     trust: Trust  # for the Envoys, of this process
     work: tuple[Callable[[], Coroutine[Any, Any, Any]], ...]
@@ -84,7 +84,7 @@ async def joined(
             makes = _Maker(states, source, infrastructure)
             work.append(Provisioner(api, graphs, leading, makes, observe).run)
         found = Joined(
-            credentials=certificate.credentials(),
+            credentials=certificate.credentials,
             identify=_admission(api, graphs),
             trust=trust(infrastructure),
             work=(),

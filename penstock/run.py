@@ -266,7 +266,7 @@ def _binding(option: str, where: str) -> Iterator[None]:
 async def _serve_xds(gateway: Gateway, stack: AsyncExitStack, xds: str, cluster: Joined | None) -> None:
     kubernetes = gateway.settings.kubernetes
     addresses = [f"0.0.0.0:{kubernetes.xds_port}"] if kubernetes else [xds, *gateway.settings.xds]
-    credentials, identify = (cluster.credentials, cluster.identify) if cluster else (None, None)
+    credentials, identify = (cluster.credentials(), cluster.identify) if cluster else (None, None)
     with _binding("--xds", ", ".join(addresses)):
         server = await stack.enter_async_context(
             ads.serve(addresses, gateway.snapshots, gateway.observe, credentials=credentials, identify=identify)
@@ -285,7 +285,7 @@ async def _serve_picker(gateway: Gateway, stack: AsyncExitStack, cluster: Joined
     where = settings.picker or f"unix:{gateway.folder / 'picker.sock'}"
     address = Address(where)
     if cluster and settings.kubernetes:
-        address = Address(f"0.0.0.0:{settings.kubernetes.picker_port}", cluster.credentials)
+        address = Address(f"0.0.0.0:{settings.kubernetes.picker_port}", cluster.credentials())
     beside: list[grpc.GenericRpcHandler] = [access_log_handler(gateway.ended, admit)]
     with _binding("--picker", address.target):
         await stack.enter_async_context(server.listen([address], beside))

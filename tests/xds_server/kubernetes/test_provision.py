@@ -1,0 +1,117 @@
+"""The provisioner: what a fleet needs is applied when it changes, again when it failed, and removed with the fleet."""
+
+from typing import Any
+
+from tests.xds_server.kubernetes.helpers import QUICK, Facts, running, soon
+from tests.xds_server.resolve_world import gateway, graph
+from xds_server.kubernetes.api import ApiError
+from xds_server.kubernetes.facts import Provisioned, ProvisionFailed
+from xds_server.kubernetes.provision import Provisioner, path_of
+from xds_server.latest import Latest
+from xds_server.model.graph import Fleet, Graph
+
+Json = dict[str, Any]
+
+
+class FakeApi:
+    """What was applied and deleted; `failing` paths are refused as often as they say."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Json] = {}
+        self.calls: list[tuple[str, str]] = []
+        self.failing: dict[str, int] = {}
+
+    async def apply(self, path: str, body: Json, manager: str) -> Json:
+        assert manager == "penstock"
+        self.calls.append(("apply", path))
+        if self.failing.get(path, 0):
+            self.failing[path] -= 1
+            raise ApiError(403, "Forbidden", "no")
+        self.objects[path] = body
+        return body
+
+    async def delete(self, path: str) -> Json:
+        self.calls.append(("delete", path))
+        if self.objects.pop(path, None) is None:
+            raise ApiError(404, "NotFound", "gone")
+        return {}
+
+
+def world(*names: str) -> Graph:
+    return graph(*(gateway(name) for name in names), per_gateway=True)
+
+
+def config_map(name: str, fleet: Fleet) -> list[Json]:
+    assert fleet.gateway
+    meta = {"namespace": fleet.gateway.meta.namespace, "name": fleet.gateway.meta.ref.name}
+    return [{"kind": "ConfigMap", "metadata": meta, "data": {"fleet": name, "ports": str(len(fleet.ports))}}]
+
+
+class World:
+    def __init__(self, *names: str, leads: bool = True, again: float = 1000.0) -> None:
+        self.api, self.facts = FakeApi(), Facts()
+        self.graphs: Latest[Graph] = Latest()
+        self.leading: Latest[bool] = Latest()
+        self.graphs.set(world(*names))
+        self.leading.set(leads)
+        self.provisioner = Provisioner(
+            self.api,  # type: ignore[arg-type]
+            self.graphs,
+            self.leading,
+            config_map,
+            self.facts,
+            again=again,
+            backoff=QUICK,
+        )
+
+
+A, B = (f"/api/v1/namespaces/d/configmaps/{name}" for name in "ab")
+
+
+async def test_each_gateway_gets_what_it_needs_once() -> None:
+    here = World("a", "b")
+    async with running(here.provisioner.run()):
+        await here.facts.until(lambda: len(here.facts.of(Provisioned)) == 2)
+        here.graphs.set(world("a", "b", "c"))
+        await here.facts.until(lambda: len(here.facts.of(Provisioned)) == 3)
+    assert here.api.objects[A]["data"]["fleet"] == "d/a"
+    assert here.api.calls.count(("apply", A)) == 1
+
+
+async def test_what_a_gone_gateway_had_goes() -> None:
+    here = World("a", "b")
+    async with running(here.provisioner.run()):
+        await here.facts.until(lambda: len(here.facts.of(Provisioned)) == 2)
+        here.graphs.set(world("b"))
+        await soon(lambda: A not in here.api.objects)
+    assert B in here.api.objects
+
+
+async def test_a_failure_is_tried_again_and_harms_no_other() -> None:
+    here = World("a", "b")
+    here.api.failing[A] = 3
+    async with running(here.provisioner.run()):
+        await here.facts.until(lambda: len(here.facts.of(Provisioned)) == 2)
+    assert [each.fleet for each in here.facts.of(Provisioned)] == ["d/b", "d/a"]
+    assert len(here.facts.of(ProvisionFailed)) == 3
+
+
+async def test_only_the_leader_applies() -> None:
+    here = World("a", leads=False)
+    async with running(here.provisioner.run()):
+        here.graphs.set(world("a", "b"))
+        await soon(lambda: True)
+        assert here.api.calls == []
+        here.leading.set(True)
+        await here.facts.until(lambda: len(here.facts.of(Provisioned)) == 2)
+
+
+async def test_everything_is_applied_again_from_time_to_time() -> None:
+    here = World("a", again=0.0)
+    async with running(here.provisioner.run()):
+        await soon(lambda: here.api.calls.count(("apply", A)) >= 3)
+
+
+def test_paths() -> None:
+    deployment = {"kind": "Deployment", "metadata": {"namespace": "n", "name": "x"}}
+    assert path_of(deployment) == "/apis/apps/v1/namespaces/n/deployments/x"
