@@ -39,7 +39,7 @@ async def reflect(
     """`synced` is called after each whole list. Raises ApiError 403 and 404: not ours to wait for."""
     loop = asyncio.get_running_loop()
     cursor = Cursor(sink)
-    attempt = 0
+    attempt, failure = 0, 0
     while True:
         phase, heard, began = cursor.phase, cursor.events, loop.time()
         error = await _turn(api, query, cursor, timing, chance, synced, observe)
@@ -51,7 +51,11 @@ async def reflect(
             continue  # the list is complete, or pages are asked for instead of a stream
         if error is None and phase is Phase.LIST:
             continue  # the next page
-        attempt += 1
+        code = error.code if error else 200
+        attempt, failure = (
+            (attempt + 1 if code == failure else 1),
+            code,
+        )  # a server that is back is not made to wait for
         delay = timing.backoff.delay(attempt, chance, error.retry_after if error else 0.0)
         if error:
             observe(WatchFailed(str(query), error.code, error.message, delay))

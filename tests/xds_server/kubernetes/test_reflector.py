@@ -8,6 +8,7 @@ import pytest
 from tests.xds_server.kubernetes.fake_api import Asked, FakeApi, Refused
 from tests.xds_server.kubernetes.helpers import QUICK, TIMING, Facts, certain, running
 from xds_server.kubernetes.api import Api, ApiError
+from xds_server.kubernetes.backoff import Backoff
 from xds_server.kubernetes.facts import Listed, WatchFailed
 from xds_server.kubernetes.held import Held
 from xds_server.kubernetes.reflector import Timing, reflect
@@ -169,6 +170,17 @@ async def test_an_overloaded_server_is_asked_again(fake: FakeApi) -> None:
     async with fake.serve() as api, running(world.reflect(api)):
         await world.until("a")
     assert [each.code for each in world.facts.of(WatchFailed)] == [429, 429, 500, 500]
+
+
+async def test_another_answer_starts_the_waiting_anew(fake: FakeApi) -> None:
+    world = World(fake)
+    for code, times in ((503, 3), (429, 2)):
+        fake.fail(times, Refused(code, "No"), "list", "watch", plural="services")
+    timing = Timing(backoff=Backoff(base=0.001, ceiling=1.0))
+    async with fake.serve() as api, running(world.reflect(api, timing)):
+        await world.until()
+    delays = [round(each.delay * 2000) for each in world.facts.of(WatchFailed)]
+    assert delays == [1, 2, 4, 1, 2]
 
 
 @pytest.mark.parametrize("code", [403, 404])
