@@ -20,7 +20,7 @@ from xds_server.admission import Admission, Identify
 from xds_server.bootstrap import Trust
 from xds_server.facts import Acked, Disconnected, Nacked, NodeStatus
 from xds_server.identity import Account
-from xds_server.infrastructure import Infrastructure, fleet_of, manifests, owners, trust
+from xds_server.infrastructure import Infrastructure, fleet_of, manifests, owners, resource_name, trust
 from xds_server.kubernetes.access import AccessError, load
 from xds_server.kubernetes.api import Api, ApiError, connect
 from xds_server.kubernetes.lease import Lease
@@ -29,7 +29,7 @@ from xds_server.kubernetes.source import Source
 from xds_server.kubernetes.writer import Writer
 from xds_server.latest import Latest
 from xds_server.model.graph import Fleet, Graph
-from xds_server.model.objects import ClusterState, ConfigMap, InvalidObject
+from xds_server.model.objects import ClusterState, ConfigMap, Gateway, InvalidObject
 from xds_server.overlay import Overlays, read_overlays
 from xds_server.refusals import refusals, with_refusals
 from xds_server.resolve.wanted import wanted
@@ -81,7 +81,7 @@ async def joined(
         writer = Writer(api, told, source.held, leading, observe)
         work: list[Callable[[], Coroutine[Any, Any, Any]]] = [source.run, lease.run, writer.run]
         if settings.provision:
-            makes = _Maker(states, source, infrastructure)
+            makes = _Maker(states, graphs, source, infrastructure)
             work.append(Provisioner(api, graphs, leading, makes, observe).run)
         found = Joined(
             credentials=certificate.credentials,
@@ -99,15 +99,21 @@ def _admission(api: Api, graphs: Latest[Graph]) -> Admission:
     async def review(body: Mapping[str, Any]) -> Mapping[str, Any]:
         return await api.create("/apis/authentication.k8s.io/v1/tokenreviews", dict(body))
 
+    find: Callable[[Account], str | None] = lambda _: None  # noqa: E731  remembered: every stream of a picker asks
+    of: Graph | None = None
+
     def fleet(account: Account) -> str | None:
+        nonlocal find, of
         graph = graphs.value
-        return fleet_of(owners(_gateways(graph)))(account) if graph else None
+        if graph is not None and graph is not of:
+            find, of = fleet_of(_owners(graph)), graph
+        return find(account)
 
     return Admission(review, fleet, clock=time.time)
 
 
-def _gateways(graph: Graph) -> list[Any]:
-    return [fleet.gateway for fleet in graph.fleets.values() if fleet.gateway is not None]
+def _owners(graph: Graph) -> dict[tuple[str, str], Gateway]:
+    return owners(fleet.gateway for fleet in graph.fleets.values() if fleet.gateway is not None)
 
 
 async def _authority(api: Api, settings: Kubernetes) -> authority.KeyPair:
@@ -142,15 +148,24 @@ async def _authority(api: Api, settings: Kubernetes) -> authority.KeyPair:
 
 
 class _Maker:
-    """The manifests of a fleet. A Gateway whose parameters do not fit keeps what it has, and is told so in its status."""
+    """The manifests of a fleet. A Gateway whose parameters do not fit keeps what it has."""
 
-    def __init__(self, states: Latest[ClusterState], source: Source, settings: Infrastructure) -> None:
-        self._states, self._source, self._settings = states, source, settings
+    def __init__(
+        self, states: Latest[ClusterState], graphs: Latest[Graph], source: Source, settings: Infrastructure
+    ) -> None:
+        self._states, self._graphs, self._source, self._settings = states, graphs, source, settings
         self._last: dict[str, list[dict[str, Any]]] = {}
 
     def __call__(self, name: str, fleet: Fleet) -> list[dict[str, Any]]:
         gateway, state = fleet.gateway, self._states.value
         if gateway is None or state is None:
+            return []
+        owned = _owners(self._graphs.value) if self._graphs.value else {}
+        holder = owned.get((gateway.meta.namespace, resource_name(gateway)), gateway)
+        if holder != gateway:
+            log.warning(
+                "%s: its name for what is made is that of the older %s; rename it", gateway.meta.ref, holder.meta.ref
+            )
             return []
         entry = self._source.held.entry(gateway.meta.ref)
         ports = [(port.number, port.transport) for port in fleet.ports]

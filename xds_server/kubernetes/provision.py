@@ -113,14 +113,31 @@ class Provisioner:
         for path, manifest in wanted.items():
             digest = xxhash.xxh3_128_hexdigest(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS))
             if before.get(path) != digest:
+                if path not in before:
+                    await self._check(path, manifest)
                 await self._api.apply(path, manifest, MANAGER)
                 done[path] = digest
-        gone = [path for path in before if path not in wanted]
+        # A Gateway whose last listener goes keeps its Service, and so its address, for the listener that comes.
+        gone = [path for path in before if path not in wanted and "/services/" not in path]
         await self._remove(gone)
         for path in gone:
             done.pop(path, None)
         if done != before:
             self._observe(Provisioned(name, len(wanted)))
+
+    async def _check(self, path: str, manifest: Json) -> None:
+        """What has our name but belongs to someone else is not ours to overwrite."""
+        try:
+            found = await self._api.get(path)
+        except ApiError as error:
+            if error.code == 404:
+                return
+            raise
+        if _owner(found) != _owner(manifest):
+            what = f"{manifest['kind']} {manifest['metadata']['namespace']}/{manifest['metadata']['name']}"
+            raise ApiError(
+                409, "AlreadyExists", f"{what} exists and belongs to someone else; delete it or rename the Gateway"
+            )
 
     async def _remove(self, paths: Any) -> None:
         for path in paths:
@@ -129,6 +146,10 @@ class Provisioner:
             except ApiError as error:
                 if error.code != 404:
                     raise
+
+
+def _owner(manifest: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(each["uid"] for each in manifest["metadata"].get("ownerReferences") or ())
 
 
 def path_of(manifest: Mapping[str, Any]) -> str:

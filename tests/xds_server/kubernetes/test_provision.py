@@ -30,6 +30,11 @@ class FakeApi:
         self.objects[path] = body
         return body
 
+    async def get(self, path: str) -> Json:
+        if path not in self.objects:
+            raise ApiError(404, "NotFound", "none")
+        return self.objects[path]
+
     async def delete(self, path: str) -> Json:
         self.calls.append(("delete", path))
         if self.objects.pop(path, None) is None:
@@ -110,6 +115,26 @@ async def test_everything_is_applied_again_from_time_to_time() -> None:
     here = World("a", again=0.0)
     async with running(here.provisioner.run()):
         await soon(lambda: here.api.calls.count(("apply", A)) >= 3)
+
+
+async def test_what_belongs_to_someone_else_is_not_overwritten() -> None:
+    here = World("a")
+    here.api.objects[A] = {"metadata": {"ownerReferences": [{"uid": "theirs"}]}}
+    async with running(here.provisioner.run()):
+        await here.facts.until(lambda: here.facts.of(ProvisionFailed))
+        assert "belongs to someone else" in here.facts.of(ProvisionFailed)[0].message
+        del here.api.objects[A]
+        await here.facts.until(lambda: here.facts.of(Provisioned))
+
+
+async def test_a_service_outlives_its_last_port() -> None:
+    here = World("a")
+    service = "/api/v1/namespaces/d/services/a"
+    here.provisioner._applied["d/a"] = {service: "hash", "/api/v1/namespaces/d/configmaps/old": "hash"}
+    here.api.objects[service] = here.api.objects["/api/v1/namespaces/d/configmaps/old"] = {"metadata": {}}
+    async with running(here.provisioner.run()):
+        await soon(lambda: "/api/v1/namespaces/d/configmaps/old" not in here.api.objects)
+    assert service in here.api.objects
 
 
 def test_paths() -> None:
