@@ -13,6 +13,15 @@ from picker.picker import Picker
 from picker.signals import Signals
 from xds_server import status
 from xds_server.facts import Nacked, NodeStatus
+from xds_server.kubernetes.facts import (
+    KindsChanged,
+    LeadershipChanged,
+    LeaseFailed,
+    Provisioned,
+    ProvisionFailed,
+    StatusFailed,
+    WatchFailed,
+)
 from xds_server.latest import Latest
 from xds_server.model.graph import Graph
 from xds_server.model.objects import Problem
@@ -84,9 +93,25 @@ class Report:
             yield Sample(catalogue.XDS_RESOURCES, {"type": short_type(url)}, len(found))
 
     def observe(self, fact: object) -> None:
-        if isinstance(fact, Nacked):
-            who = ", ".join(fact.blamed) or "a resource"
-            log.error("proxy %s refused %s (%s): %s", fact.node.id, who, short_type(fact.type_url), fact.error)
+        """What an operator wants to read of a fact, if anything."""
+        match fact:
+            case Nacked():
+                who = ", ".join(fact.blamed) or "a resource"
+                log.error("proxy %s refused %s (%s): %s", fact.node.id, who, short_type(fact.type_url), fact.error)
+            case WatchFailed():
+                log.warning("%s is not watched, again in %.1f s: %s", fact.resource, fact.delay, fact.message)
+            case StatusFailed():
+                log.warning("status of %s, again in %.1f s: %s", fact.ref, fact.delay, fact.message)
+            case ProvisionFailed():
+                log.error("Envoys of Gateway %s, again in %.1f s: %s", fact.fleet, fact.delay, fact.message)
+            case Provisioned():
+                log.info("Envoys of Gateway %s are as they should be", fact.fleet)
+            case LeadershipChanged():
+                log.info("%s Lease %s", "we hold" if fact.leading else "we have lost", fact.lease)
+            case LeaseFailed():
+                log.warning("Lease %s: %s", fact.lease, fact.message)
+            case KindsChanged():
+                log.info("watching %s", ", ".join(fact.served))
 
     def _pool(self, name: str) -> dict[str, Any]:
         now = time.monotonic()

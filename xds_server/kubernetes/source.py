@@ -21,6 +21,7 @@ from xds_server.kubernetes.resources import REFERENCED, SELECTED, Query, selecto
 from xds_server.kubernetes.store import Store
 from xds_server.latest import Latest
 from xds_server.model.objects import (
+    GATEWAY_X_GROUP,
     INFERENCE_X_GROUP,
     LLM_D_GROUP,
     ClusterState,
@@ -34,7 +35,7 @@ from xds_server.parse import KINDS
 Wanted = Callable[[ClusterState], frozenset[ObjectRef]]
 _TIMING = Timing()
 _OPTIONAL = frozenset(
-    {INFERENCE_X_GROUP, LLM_D_GROUP}
+    {GATEWAY_X_GROUP, INFERENCE_X_GROUP, LLM_D_GROUP}
 )  # groups without which the gateway serves, if it may not read them
 
 

@@ -25,6 +25,7 @@ from xds_server.status import FIELDS, patches
 MANAGER = "penstock"
 _STRIDE = 256  # objects compared (5 us each) before others may run
 _OURS = CONTROLLER.encode()
+_LISTED = frozenset({"parents", "ancestors"})  # fields that several controllers write
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ class Writer:
         if wish is not None:
             self._missing.pop(ref, None)
             return wish
-        if "parents" not in FIELDS.get(ref.kind, ()) or _OURS not in entry.status:
+        if not _LISTED.intersection(FIELDS.get(ref.kind, ())) or _OURS not in entry.status:
             return None
         since = self._missing.setdefault(ref, now)
         if now - since < self._effort.grace:
