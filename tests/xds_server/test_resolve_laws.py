@@ -5,7 +5,7 @@ from dataclasses import replace
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from tests.xds_server.resolve_world import ask, gateway, http, our_class, ref, service
+from tests.xds_server.resolve_world import ask, gateway, http, our_class, ref, service, thing
 from xds_server.model.graph import EVERYTHING, Fleet, Graph
 from xds_server.model.objects import (
     BackendRef,
@@ -42,9 +42,12 @@ Match = st.builds(
 Rule = st.builds(HTTPRule, matches=st.lists(Match, min_size=1, max_size=2).map(tuple), backends=st.just(BACKENDS))
 
 
-def routes(name: str, parents: st.SearchStrategy[tuple[str, str]]) -> st.SearchStrategy[HTTPRoute]:
+Named = tuple[str, str, str]  # (kind, name, section)
+
+
+def routes(name: str, parents: st.SearchStrategy[Named]) -> st.SearchStrategy[HTTPRoute]:
     dates = st.sampled_from(["2026-01-01", "2026-01-02"])
-    refs = parents.map(lambda pair: ParentRef(ref("Gateway", pair[0]), pair[1]))
+    refs = parents.map(lambda named: ParentRef(ref(named[0], named[1]), named[2]))
     return st.builds(
         HTTPRoute,
         dates.map(lambda date: Meta(ref("HTTPRoute", name), 1, date)),
@@ -56,17 +59,21 @@ def routes(name: str, parents: st.SearchStrategy[tuple[str, str]]) -> st.SearchS
 
 @st.composite
 def worlds(draw: st.DrawFn) -> list[Object]:
-    """One or two Gateways on one port, and routes to them."""
+    """One or two Gateways and a ListenerSet on one port, and routes to them."""
     hostnames = draw(st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=5, unique=True))
     sections = [f"l{at}" for at in range(len(hostnames))]
     listeners = [http(name, hostname=hostname) for name, hostname in zip(sections, hostnames, strict=True)]
-    cut = draw(st.integers(1, len(listeners)))
-    objects = [our_class(), service(), gateway("gw", *listeners[:cut])]
-    names = [("gw", each) for each in sections[:cut]]
-    if listeners[cut:]:
-        objects.append(gateway("gw2", *listeners[cut:]))
-        names += [("gw2", each) for each in sections[cut:]]
-    parents = st.sampled_from(names).flatmap(lambda name: st.sampled_from([name, (name[0], "")]))
+    cuts = sorted(draw(st.tuples(st.integers(1, len(listeners)), st.integers(1, len(listeners)))))
+    open_to_all = {"allowedListeners": {"namespaces": {"from": "All"}}}
+    objects = [our_class(), service(), gateway("gw", *listeners[: cuts[0]], spec=open_to_all)]
+    names = [("Gateway", "gw", each) for each in sections[: cuts[0]]]
+    if held := listeners[cuts[0] : cuts[1]]:
+        objects.append(gateway("gw2", *held))
+        names += [("Gateway", "gw2", each["name"]) for each in held]
+    if held := listeners[cuts[1] :]:
+        objects.append(thing("ListenerSet", "ls", {"parentRef": {"name": "gw"}, "listeners": held}))
+        names += [("ListenerSet", "ls", each["name"]) for each in held]
+    parents = st.sampled_from(names).flatmap(lambda named: st.sampled_from([named, (*named[:2], "")]))
     objects.extend(draw(routes(f"r{at}", parents)) for at in range(draw(st.integers(0, 5))))
     return objects
 

@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 
 from tests.xds_server.resolve_world import (
     ask,
     gateway,
     graph,
     http,
+    our_class,
     parent,
     reasons,
     ref,
@@ -20,7 +23,8 @@ from tests.xds_server.resolve_world import (
 from tests.xds_server.test_resolve_gateways import https, secret
 from tests.xds_server.test_resolve_listeners import plain
 from xds_server.model.graph import Graph
-from xds_server.model.objects import Object
+from xds_server.model.objects import ClusterState, ListenerSet, Object
+from xds_server.resolve import resolve
 
 OLD, NEW = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
 ACCEPTED, PROGRAMMED = ("True", "Accepted"), ("True", "Programmed")
@@ -182,3 +186,37 @@ def test_a_set_says_what_its_gateway_lacks() -> None:
     found = graph(gateway("gw", http(hostname="gw.com"), spec=asked), a_set("ls", http(hostname="ls.com")))
     assert told(found) == {"Accepted": ("False", "ParentNotAccepted"), "Programmed": ("False", "ParentNotProgrammed")}
     assert status(found, "Gateway", "gw").listener_sets == 0
+
+
+NAMES = ["a.com", "b.com", "c.com"]
+Sets = st.lists(
+    st.builds(
+        lambda name, names, created: a_set(
+            name, *(http(f"l{at}", hostname=x) for at, x in enumerate(names)), created=created
+        ),
+        st.sampled_from(["p", "q", "r"]),
+        st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True),
+        st.sampled_from([OLD, NEW]),
+    ),
+    max_size=3,
+    unique_by=lambda each: each.meta.ref,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(Sets, st.sampled_from(NAMES), st.randoms(use_true_random=False))
+def test_precedence_is_a_matter_of_age_and_name_never_of_order(sets: list[ListenerSet], own: str, dice: Any) -> None:
+    objects = [our_class(), opened("All", http("own", hostname=own)), *sets]
+    shuffled = dice.sample(objects, len(objects))
+    found = resolve(ClusterState.of(objects))
+    assert found == resolve(ClusterState.of(shuffled))
+    taken = {own}
+    for each in sorted(sets, key=lambda each: each.meta.age_key):
+        for listener, told_of_it in zip(
+            each.listeners, status(found, "ListenerSet", each.meta.ref.name).listeners, strict=True
+        ):
+            free = listener.hostname not in taken
+            assert reasons(told_of_it.conditions)["Programmed"] == (
+                PROGRAMMED if free else ("False", "HostnameConflict")
+            )
+            taken.add(listener.hostname)

@@ -2,13 +2,17 @@
 
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 
-from tests.xds_server.resolve_world import gateway, graph, http, listener, parent, service, status, thing
+from tests.xds_server.resolve_world import gateway, graph, http, listener, our_class, parent, service, status, thing
 from tests.xds_server.test_resolve_gateways import https, pair, secret
 from tests.xds_server.test_resolve_listeners import plain, tls
 from xds_server.model.graph import Chain, Graph
-from xds_server.model.objects import Object
+from xds_server.model.objects import ClusterState, Gateway, Object, TLSRoute
+from xds_server.resolve import resolve
+from xds_server.resolve.hostnames import covering
 
 OLD, NEW = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
 ACCEPTED = ("True", "Accepted")
@@ -178,3 +182,69 @@ class TestTLS:
         spoken = {name: chain.stream.backends[0].backend for name, chain in chains(found).items() if chain.stream}
         assert {name: bool(each and each.tls) for name, each in spoken.items()} == {"p.com": False, "t.com": True}
         assert len(found.backends) == 2
+
+
+# --- every connection goes where the spec says ------------------------------------------------------------------------
+
+PATTERNS = ["", "*.a.com", "x.a.com", "*.x.a.com", "y.x.a.com", "b.com", "*.com"]
+ASKED = ["a.com", "x.a.com", "z.a.com", "y.x.a.com", "w.x.a.com", "b.com", "c.b.com", "a.org"]
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> list[Object]:
+    """TLS and HTTPS listeners of one port, and TLSRoutes to them."""
+    hostnames = draw(st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=5, unique=True))
+    made = [
+        https(f"l{at}", name) if draw(st.integers(0, 3)) == 0 else tls(f"l{at}", name)
+        for at, name in enumerate(hostnames)
+    ]
+    objects = [our_class(), service(), secret(), gateway("gw", *made)]
+    for at in range(draw(st.integers(0, 4))):
+        own = draw(st.lists(st.sampled_from(PATTERNS[1:]), min_size=1, max_size=3, unique=True))
+        section = draw(st.sampled_from(["", *(each["name"] for each in made)]))
+        objects.append(
+            stream("TLSRoute", f"r{at}", hostnames=own, section=section, created=draw(st.sampled_from([OLD, NEW])))
+        )
+    return objects
+
+
+def has(pattern: str, name: str) -> bool:
+    return pattern in ("", name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
+
+
+def specificity(pattern: str) -> tuple[bool, int]:
+    return bool(pattern) and not pattern.startswith("*"), len(pattern)
+
+
+def oracle(objects: list[Object], name: str) -> str:
+    """The route that must serve a server name, "requests" for an HTTPS listener, "" for nobody."""
+    (gw,) = (each for each in objects if isinstance(each, Gateway))
+    fitting = [each for each in gw.listeners if has(each.hostname, name)]
+    if not fitting:
+        return ""
+    chosen = max(fitting, key=lambda each: specificity(each.hostname))
+    if chosen.protocol == "HTTPS":
+        return "requests"
+    found = []
+    for route in (each for each in objects if isinstance(each, TLSRoute)):
+        own = [specificity(each) for each in route.hostnames if has(each, name)]
+        if own and route.parents[0].section in ("", chosen.name):
+            exact, length = max(own)
+            found.append(((not exact, -length, route.meta.created, route.meta.ref.name), f"d/{route.meta.ref.name}"))
+    return min(found)[1] if found else ""
+
+
+@settings(max_examples=200, deadline=None)
+@given(worlds())
+def test_every_server_name_goes_where_the_spec_says(objects: list[Object]) -> None:
+    held = served(resolve(ClusterState.of(objects)))
+    for name in ASKED:
+        taken = next((held[pattern] for each in covering(name) if (pattern := "" if each == "*" else each) in held), "")
+        assert taken == oracle(objects, name)
+
+
+@settings(max_examples=50, deadline=None)
+@given(worlds().flatmap(lambda objects: st.tuples(st.just(objects), st.permutations(objects))))
+def test_the_order_of_objects_is_nothing(both: tuple[list[Object], list[Object]]) -> None:
+    one, other = (resolve(ClusterState.of(objects)) for objects in both)
+    assert one == other
