@@ -4,6 +4,7 @@ Source: Gateway API 1.7, `Gateway.spec.infrastructure`, `spec.addresses`; GEP-17
 give equal manifests, each with a hash of itself, so that nothing is written that is there already.
 """
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ HASH = "penstock.dev/hash"
 STATUS_PORT = 19003  # or the next one that no listener wants
 
 _CONFIG, _RUN, _TOKEN = "/etc/envoy", "/run/envoy", "/run/secrets/penstock.dev"  # folders in the pod
+_DOCUMENTATION = tuple(  # RFC 5737, RFC 3849
+    map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"))
+)
 _USER = 65532  # "nonroot" of the distroless images
 
 
@@ -195,7 +199,7 @@ class _Maker:
                 for port, protocol in self.ports
             ],
         }
-        wanted = [value for kind, value in self.gateway.addresses if kind == "IPAddress" and value]
+        wanted = [value for kind, value in self.gateway.addresses if kind == "IPAddress" and _routable(value)]
         if wanted and kind == "LoadBalancer":
             spec["loadBalancerIP"] = wanted[0]
             wanted = wanted[1:]
@@ -295,6 +299,16 @@ class _Maker:
             {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
             {"name": "run", "emptyDir": {"sizeLimit": "16Mi"}},
         ]
+
+
+def _routable(address: str) -> bool:
+    """Not asked for are addresses that nobody can be reached at: a load balancer that is given one gives no other."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    documentation = any(found.version == net.version and found in net for net in _DOCUMENTATION)
+    return not (documentation or found.is_loopback or found.is_multicast or found.is_unspecified or found.is_link_local)
 
 
 def _lifecycle(drain: int) -> dict[str, Any]:

@@ -130,7 +130,8 @@ def test_without_ports_there_is_no_service_yet() -> None:
     ],
 )
 def test_addresses(kind: Any, allowed: bool, found: dict[str, Any]) -> None:
-    addresses = (("Hostname", "x"), ("IPAddress", ""), ("IPAddress", "10.0.0.1"), ("IPAddress", "10.0.0.2"))
+    nowhere = (("Hostname", "x"), ("IPAddress", ""), ("IPAddress", "192.0.2.1"), ("IPAddress", "127.0.0.1"))
+    addresses = (*nowhere, ("IPAddress", "10.0.0.1"), ("IPAddress", "10.0.0.2"))
     settings = replace(SETTINGS, service_type=kind, external_ips=allowed)
     spec = by_kind(gateway(addresses=addresses), settings=settings)["Service"]["spec"]
     assert {key: spec[key] for key in ("loadBalancerIP", "externalIPs") if key in spec} == found
