@@ -60,7 +60,7 @@ def test_the_time_moves_with_the_status_only() -> None:
 def test_conditions_of_others_are_kept_in_place() -> None:
     held = {GATEWAY: {"conditions": [condition("x.io/Theirs"), condition("Accepted", status="Unknown")]}}
     after = applied(world(), held)[GATEWAY]
-    assert types(after["conditions"]) == ["x.io/Theirs", "Accepted", "Programmed"]
+    assert types(after["conditions"]) == ["x.io/Theirs", "Accepted", "Programmed", "ResolvedRefs"]
     assert after["conditions"][0] == held[GATEWAY]["conditions"][0]
     assert after["conditions"][1]["lastTransitionTime"] == "2026-01-01T00:00:00Z"
 
@@ -101,7 +101,8 @@ def test_listeners_and_addresses() -> None:
     held = applied(found)[GATEWAY]
     assert [(each["name"], each["attachedRoutes"]) for each in held["listeners"]] == [("a", 1), ("b", 1)]
     assert held["addresses"] == [{"type": "IPAddress", "value": "10.0.0.1"}]
-    assert held["listeners"][0]["supportedKinds"] == [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute"}]
+    kinds = [{"group": "gateway.networking.k8s.io", "kind": kind} for kind in ("HTTPRoute", "GRPCRoute")]
+    assert held["listeners"][0]["supportedKinds"] == kinds
     held["listeners"][0]["conditions"].append(condition("x.io/Theirs"))
     assert patches(found, {**applied(found), GATEWAY: held}, NOW) == []
 
