@@ -82,7 +82,16 @@ def test_who_may_bring_listeners(made: Object, ns: str, allowed: bool) -> None:
 
 
 def test_a_set_of_somebody_else_is_not_talked_about() -> None:
-    assert ref("ListenerSet", "ls") not in graph(a_set("ls", http())).statuses
+    other = thing("GatewayClass", "other", {"controllerName": "example.com/other"})
+    found = graph(other, gateway(spec={"gatewayClassName": "other"}), a_set("ls", http()))
+    assert ref("ListenerSet", "ls") not in found.statuses
+    assert not found.problems
+
+
+def test_a_set_without_a_gateway_is_a_problem() -> None:
+    assert [(each.field, each.reason) for each in graph(a_set("ls", http())).problems] == [
+        ("spec.parentRef", "NoMatchingParent")
+    ]
 
 
 class TestConflicts:

@@ -13,7 +13,13 @@ from xds_server.resolve.backends import backend_endpoints
 from xds_server.resolve.conflicts import ListenerKey
 from xds_server.resolve.context import MERGED, Context, Setting, problem_order
 from xds_server.resolve.gateways import Ours, gateway_problems, gateway_status, our_gateways
-from xds_server.resolve.listener_sets import Parent, listener_set_problems, listener_set_status, parents
+from xds_server.resolve.listener_sets import (
+    Parent,
+    listener_set_problems,
+    listener_set_status,
+    lost_sets,
+    parents,
+)
 from xds_server.resolve.listeners import BoundListener
 from xds_server.resolve.policies import policy_problems, policy_statuses
 from xds_server.resolve.pools import ResolvedPools, resolve_pools
@@ -48,12 +54,14 @@ def resolve(state: ClusterState, setting: Setting = MERGED) -> Graph:
     fleets = _fleets(ours, held, placed, context)
     backends = {name: backend for fleet in fleets.values() for name, backend in fleet.backends.items()}
     statuses, told = _statuses(ours, held, placed, pools, context)
-    mine = (*told, *(problem for route in routes for problem in lost_parents(route, context)))
+    statuses = {route.meta.ref: ObjectStatus(route.meta.ref) for route in routes} | statuses  # nothing of ours may stay
+    lost = (problem for route in routes for problem in lost_parents(route, context))
+    mine = (*told, *lost, *lost_sets(context))
     return Graph(
         fleets=fleets,
         endpoints={name: backend_endpoints(backend, context) for name, backend in sorted(backends.items())},
         pools=pools.pools,
-        statuses=statuses,
+        statuses=dict(sorted(statuses.items())),
         problems=(*state.problems, *sorted(mine, key=problem_order)),
     )
 
@@ -95,8 +103,8 @@ def _attached(ours: Ours, placed: Iterable[PlacedRoute], context: Context) -> At
 
 def _statuses(
     ours: Ours, held: Parents, placed: Sequence[PlacedRoute], pools: ResolvedPools, context: Context
-) -> tuple[Mapping[ObjectRef, ObjectStatus], list[Problem]]:
-    """Everything that we have to say, in the order of references; and the same as problems for people."""
+) -> tuple[dict[ObjectRef, ObjectStatus], list[Problem]]:
+    """Everything that we have to say, and the same as problems for people."""
     statuses = dict(ours.statuses) | dict(pools.statuses)
     problems = [*ours.problems, *pools.problems]
     count = Counter(key for each in placed if refusal(each.compiled) is None for key in each.listeners)
@@ -111,12 +119,10 @@ def _statuses(
             statuses[each.owner.meta.ref] = listener_set_status(each, statuses[ref].conditions, count)
             problems += listener_set_problems(each)
     problems += (problem for parent in held.values() for bound in parent.listeners for problem in bound.problems())
-    for route in _routes(context.state):
-        statuses[route.meta.ref] = ObjectStatus(route.meta.ref)  # no parent of ours: nothing of ours may stay in status
     for found in placed:
         statuses[found.compiled.route.meta.ref] = route_status(found)
         problems += route_problems(found)
     for status in (*pool_statuses(placed, context), *policy_statuses(placed, context)):
         statuses[status.ref] = status
     problems += policy_problems(context)
-    return dict(sorted(statuses.items())), problems
+    return statuses, problems

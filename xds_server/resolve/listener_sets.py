@@ -68,6 +68,16 @@ def listener_set_problems(parent: Parent) -> Iterable[Problem]:
         yield Problem(meta.ref, "spec.parentRef", parent.denied.reason, parent.denied.message, meta.source)
 
 
+def lost_sets(context: Context) -> Iterable[Problem]:
+    """ListenerSets whose Gateway does not exist: nobody else would say so."""
+    for found in context.state.all(ListenerSet):
+        if context.state.get(Gateway, found.parent) is None:
+            message = (
+                f"{found.parent} does not exist, so nobody serves these listeners; create it or change the parentRef"
+            )
+            yield Problem(found.meta.ref, "spec.parentRef", c.NO_MATCHING_PARENT, message, found.meta.source)
+
+
 def _parent(
     gateway: Gateway, owner: Owner, denied: Denied | None, lost: Mapping[ListenerKey, Conflict], context: Context
 ) -> Parent:
