@@ -89,6 +89,9 @@ class Verdict:
 
 def policy_statuses(placed: Iterable[Placed], context: Context) -> Iterator[ObjectStatus]:
     """Every policy and XBackend, with an entry for each Gateway of ours that it matters to; without any, an empty status."""
+    found = (BackendTLSPolicy, XBackendTrafficPolicy, XTelemetryPolicy, XBackend)
+    if not any(isinstance(each, found) for each in context.state.objects.values()):
+        return  # most clusters have none, and then nobody need know who reaches what
     reach = reached(placed, context)
     ours = our_gateway_refs(context)
     for tls in context.state.all(BackendTLSPolicy):
@@ -99,9 +102,9 @@ def policy_statuses(placed: Iterable[Placed], context: Context) -> Iterator[Obje
         gateways = sorted({target.ref for target in telemetry.targets if target.ref in ours})
         entries = [ParentStatus(ParentRef(ref), _telemetry(telemetry, ref, context).conditions()) for ref in gateways]
         yield ObjectStatus(telemetry.meta.ref, ancestors=tuple(entries[:ANCESTORS_LIMIT]))
-    for found in context.state.all(XBackend):
-        verdict = Verdict(found.meta, xbackend_denied(found, context), has_references=False)
-        yield _status(verdict, reach.get(found.meta.ref, {}))
+    for backend in context.state.all(XBackend):
+        verdict = Verdict(backend.meta, xbackend_denied(backend, context), has_references=False)
+        yield _status(verdict, reach.get(backend.meta.ref, {}))
 
 
 def policy_problems(context: Context) -> Iterator[Problem]:

@@ -203,22 +203,16 @@ def _entries(route: HTTPRoute, index: int, rule: HTTPRule, findings: _Findings) 
     auth = _auth(rule, where, findings)
     if unusable or wrong or isinstance(auth, Denied):
         action = Reply(500)  # nothing may pass that a filter was there to stop
-    made = Route(
-        "",
-        HTTPMatch(),
-        action,
-        headers=tuple(found for found in rule.filters if isinstance(found, HeaderFilter)),
-        rule=rule.name,
-        cors=next((CORS(found) for found in rule.filters if isinstance(found, CORSFilter)), None),
-        auth=None if isinstance(auth, Denied) else auth,
-        grpc=isinstance(route, GRPCRoute),
-    )
-    if isinstance(action, Reply):
-        made = replace(made, headers=(), cors=None, auth=None)
+    served = not isinstance(action, Reply)
+    headers = tuple(found for found in rule.filters if isinstance(found, HeaderFilter)) if served else ()
+    cors = next((CORS(found) for found in rule.filters if isinstance(found, CORSFilter)), None) if served else None
+    asked = auth if served and not isinstance(auth, Denied) else None
+    grpc = isinstance(route, GRPCRoute)
     for at, match in enumerate(rule.matches):
         if at not in unusable:
             name = f"{route.meta.namespace}/{route.meta.ref.name}/{index}/{at}"
-            yield Entry(precedence(route, index, at, match), replace(made, name=name, match=match))
+            made = Route(name, match, action, headers, rule.name, cors, asked, grpc)
+            yield Entry(precedence(route, index, at, match), made)
 
 
 def _action(rule: HTTPRule, where: str, findings: _Findings) -> Forward | Redirect | Reply:

@@ -102,7 +102,7 @@ def shaped(backend: Backend) -> Backend:
     """
     base, tls = backend.cluster.partition("~")[0], backend.tls
     if tls is None:
-        return replace(backend, cluster=base)
+        return backend if base == backend.cluster else replace(backend, cluster=base)
     vouched, shown = tls.authorities, tls.certificate
     words = (tls.hostname, vouched.name if vouched else "", shown.name if shown else "", repr(tls.names), tls.verify)
     return replace(backend, cluster=f"{base}~{digest(repr(words).encode())[:16]}")
