@@ -68,5 +68,7 @@ def test_a_listener_set_brings_its_own_namespace() -> None:
         content = {"apiVersion": "gateway.networking.k8s.io/v1"}
         return thing("ListenerSet", "more", spec, "team", content=content)
 
-    assert names(gateway(), listeners("gw")) == {ref("Secret", "cert", "team")}
+    welcoming = gateway(spec={"allowedListeners": {"namespaces": {"from": "All"}}})
+    assert names(welcoming, listeners("gw")) == {ref("Secret", "cert", "team")}
+    assert names(gateway(), listeners("gw")) == set()  # nobody is welcome unless the Gateway says so
     assert names(gateway(), listeners("none")) == set()

@@ -40,7 +40,7 @@ def parents(gateways: Sequence[Gateway], context: Context) -> dict[ObjectRef, Pa
     merged: list[tuple[Gateway, list[Owner]]] = []
     for gateway in gateways:
         for each in sets[gateway.meta.ref]:
-            if (why := _refused(gateway, each, context)) is not None:
+            if (why := refused(gateway, each, context)) is not None:
                 denied[each.meta.ref] = why
         merged.append((gateway, [gateway, *sets[gateway.meta.ref]]))
     lost = _conflicts([[each for each in owners if each.meta.ref not in denied] for _, owners in merged], context)
@@ -93,7 +93,7 @@ def _conflicts(fleets: Sequence[Sequence[Owner]], context: Context) -> Mapping[L
     return {key: conflict for owners in fleets for key, conflict in conflicts(owners).items()}
 
 
-def _refused(gateway: Gateway, found: ListenerSet, context: Context) -> Denied | None:
+def refused(gateway: Gateway, found: ListenerSet, context: Context) -> Denied | None:
     allowed, namespace = gateway.allowed_listeners, found.meta.namespace
     match allowed.namespaces:
         case "All":

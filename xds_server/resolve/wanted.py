@@ -20,7 +20,9 @@ from xds_server.model.objects import (
     XBackend,
 )
 from xds_server.parse.annotations import PICKER_CONFIG
-from xds_server.resolve.references import SECRET, References
+from xds_server.resolve.context import Context
+from xds_server.resolve.listener_sets import refused
+from xds_server.resolve.references import SECRET
 from xds_server.resolve.tls import CONFIG_MAP, TRUST_BUNDLE
 
 Named = Iterator[tuple[ObjectRef, ObjectRef]]  # (who names, what)
@@ -28,12 +30,13 @@ Named = Iterator[tuple[ObjectRef, ObjectRef]]  # (who names, what)
 
 def wanted(state: ClusterState) -> frozenset[ObjectRef]:
     """Every object that must be read beyond those that are watched whole."""
-    references = References(state)
-    named = (*_gateways(state), *_backends(state), *_pools(state))
-    return frozenset(target for source, target in named if references.permitted(source, target))
+    context = Context(state)
+    named = (*_gateways(context), *_backends(state), *_pools(state))
+    return frozenset(target for source, target in named if context.references.permitted(source, target))
 
 
-def _gateways(state: ClusterState) -> Named:
+def _gateways(context: Context) -> Named:
+    state = context.state
     ours: dict[ObjectRef, Gateway] = {}
     classes = {found.meta.ref.name: found for found in state.all(GatewayClass) if found.controller == CONTROLLER}
     for each in classes.values():
@@ -45,7 +48,7 @@ def _gateways(state: ClusterState) -> Named:
             ours[gateway.meta.ref] = gateway
             yield from _gateway(gateway)
     for found in state.all(ListenerSet):
-        if found.parent in ours:
+        if (parent := ours.get(found.parent)) and not refused(parent, found, context):
             yield from _certificates(found.meta.ref, found.listeners)
 
 
