@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench golden clean
+.PHONY: demo test lint bench golden conformance clean
 demo: .venv/demo
 	$(BIN)/penstock demo $(ARGS)
 test: .venv/dev lint
@@ -13,6 +13,8 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 golden: .venv/dev
 	$(BIN)/python -m pytest tests/test_golden.py --update-golden $(ARGS)
+conformance: .venv/dev
+	$(BIN)/python -m tests.conformance $(ARGS)
 clean:
 	rm -rf .venv
 
