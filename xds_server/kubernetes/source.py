@@ -29,11 +29,13 @@ from xds_server.model.objects import (
     Object,
     ObjectRef,
     Problem,
+    XBackend,
 )
 from xds_server.parse import KINDS
 
 Wanted = Callable[[ClusterState], frozenset[ObjectRef]]
 _TIMING = Timing()
+_CHOOSING = frozenset({"InferencePool", "XBackend"})  # kinds that select Pods themselves
 _OPTIONAL = frozenset(
     {GATEWAY_X_GROUP, INFERENCE_X_GROUP, LLM_D_GROUP}
 )  # groups without which the gateway serves, if it may not read them
@@ -128,11 +130,11 @@ class Source:
         """What the objects found so far make us read besides."""
         kinds = self._discovery.kinds or {}
         pods = kinds.get(("", "Pod"))
-        pools = [self._running[query].store for query in base if query.resource.kind == "InferencePool"]
-        for store in pools:
-            for pool in store.now.objects.values():
-                if pods and isinstance(pool, InferencePool) and pool.selector:
-                    yield Query(pods, pool.meta.namespace, labels=selector(pool.selector))
+        choosing = [self._running[query].store for query in base if query.resource.kind in _CHOOSING]
+        for store in choosing:
+            for each in store.now.objects.values():
+                if pods and isinstance(each, InferencePool | XBackend) and each.selector:
+                    yield Query(pods, each.meta.namespace, labels=selector(each.selector))
         known = [*base, *(query for query in self._running if query not in base)]
         for ref in sorted(self._wanted(self._state(known))):
             resource = kinds.get((ref.group, ref.kind))
