@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,8 +23,22 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
 
 from penstock import envoy
 from tests.e2e.waiting import eventually, free_port, listens
-from xds_server.model.graph import EVERYTHING, Authorities, Backend, Certificate, Endpoint, Fleet, Graph, Port
-from xds_server.model.objects import ObjectRef
+from xds_server.model.graph import (
+    EVERYTHING,
+    Authorities,
+    Backend,
+    Certificate,
+    Chain,
+    Endpoint,
+    Fleet,
+    Forward,
+    Graph,
+    Port,
+    Route,
+    VirtualHost,
+    WeightedBackend,
+)
+from xds_server.model.objects import HTTPMatch, ObjectRef, PathMatch
 from xds_server.snapshot import CDS, EDS, LDS, RDS, SDS, Snapshot
 from xds_server.translate import DataPlane, translate
 
@@ -43,6 +58,17 @@ def graph(
     return Graph(
         fleets={EVERYTHING: Fleet(ports, {each.cluster: each for each in backends})}, endpoints=endpoints or {}
     )
+
+
+def on_port_80(*routes: Route, **chain: Any) -> Port:
+    return Port(80, (Chain("", None, hosts=(VirtualHost("*", routes),), **chain),))
+
+
+def to(path: str, *found: Backend, **more: Any) -> Route:
+    """A route of a path prefix to these; what is no field of Route is one of its Forward."""
+    own = {name: more.pop(name) for name in list(more) if name in Route.__dataclass_fields__}
+    action = Forward(tuple(map(WeightedBackend, found)), **more)
+    return Route(f"default{path}", HTTPMatch(PathMatch("PathPrefix", path)), **({"action": action} | own))
 
 
 def at(*ports: int) -> tuple[Endpoint, ...]:
@@ -202,6 +228,20 @@ def _talker(word: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter],
         writer.close()
 
     return talk
+
+
+@asynccontextmanager
+async def answering(handler: Callable[[web.Request], Any], **options: Any) -> AsyncIterator[int]:
+    """An HTTP server that answers everything by `handler`."""
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(application, handle_signals=False)
+    await runner.setup()
+    await web.TCPSite(runner, HOME, 0, **options).start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
 
 
 async def _closed(server: asyncio.Server) -> None:

@@ -11,13 +11,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from tests.xds_server.fleet_envoy import HOME, Authority, at, backend, graph, served
+from tests.xds_server.fleet_envoy import HOME, Authority, answering, at, backend, graph, served, to
 from xds_server.model.graph import (
     Authorities,
-    Backend,
     Chain,
     ClientCheck,
-    Forward,
     Port,
     Reply,
     RetryBudget,
@@ -25,9 +23,8 @@ from xds_server.model.graph import (
     ServerTLS,
     UpstreamTLS,
     VirtualHost,
-    WeightedBackend,
 )
-from xds_server.model.objects import HTTPMatch, PathMatch
+from xds_server.model.objects import HTTPMatch
 from xds_server.translate import DataPlane, tls
 from xds_server.translate.cluster import cluster
 
@@ -64,16 +61,8 @@ async def tls_backend(context: ssl.SSLContext) -> AsyncIterator[int]:
         shown = request.transport.get_extra_info("peercert") or {}
         return web.Response(text=str(dict(part[0] for part in shown.get("subject", ())).get("commonName", "nobody")))
 
-    application = web.Application()
-    application.router.add_get("/{path:.*}", answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, HOME, 0, ssl_context=context)
-    await site.start()
-    try:
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+    async with answering(answer, ssl_context=context) as port:
+        yield port
 
 
 async def test_a_backend_is_believed_by_its_issuer_and_its_name(tmp_path: Path) -> None:
@@ -93,7 +82,10 @@ async def test_a_backend_is_believed_by_its_issuer_and_its_name(tmp_path: Path) 
         "unverified": UpstreamTLS("any.test", None, verify=False),
     }
     backends = {name: backend(name, tls=each) for name, each in cases.items()}
-    port = Port(80, (Chain("", None, hosts=(VirtualHost("*", tuple(map(to, backends.values()))),)),))
+    port = Port(
+        80,
+        (Chain("", None, hosts=(VirtualHost("*", tuple(to(f"/{name}", each) for name, each in backends.items())),)),),
+    )
     context = ca.server(tmp_path, ca.certificate("backend.test", "spiffe://x/backend"))
     context.load_verify_locations(cadata=ca.pem.decode())
     context.verify_mode = ssl.CERT_OPTIONAL
@@ -109,12 +101,6 @@ async def test_a_backend_is_believed_by_its_issuer_and_its_name(tmp_path: Path) 
     assert seen == good | bad | {"shows": "gateway"}
 
 
-def to(found: Backend) -> Route:
-    return Route(
-        found.ref.name, HTTPMatch(PathMatch("PathPrefix", f"/{found.ref.name}")), Forward((WeightedBackend(found),))
-    )
-
-
 async def test_a_name_outside_of_the_cluster_is_resolved_by_envoy_and_one_that_is_not_holds_up_nothing(
     tmp_path: Path,
 ) -> None:
@@ -124,7 +110,7 @@ async def test_a_name_outside_of_the_cluster_is_resolved_by_envoy_and_one_that_i
     async with tls_backend(context) as where, aiohttp.ClientSession() as session:
         outside = backend("outside", tls=found, hostname="localhost", port=where)
         gone = backend("gone", hostname="does-not-exist.invalid", port=80)
-        port = Port(80, (Chain("", None, hosts=(VirtualHost("*", (to(outside), to(gone))),)),))
+        port = Port(80, (Chain("", None, hosts=(VirtualHost("*", (to("/outside", outside), to("/gone", gone))),)),))
         async with served(graph(port, backends=(outside, gone)), tmp_path) as bound:
 
             async def status(name: str) -> int:

@@ -7,11 +7,12 @@ from xds_server.model.graph import Backend, Fleet, Graph, Route
 from xds_server.model.names import PICKER_CLUSTER
 from xds_server.snapshot import Resource, Snapshot
 from xds_server.translate import picker, stream, tls
+from xds_server.translate.chain import asks_here
 from xds_server.translate.cluster import cluster, split_cluster
 from xds_server.translate.endpoint import load_assignment
 from xds_server.translate.listener import chain_name, listener, listener_name
 from xds_server.translate.route import route
-from xds_server.translate.route_table import route_configuration, serves_models
+from xds_server.translate.route_table import route_configuration
 from xds_server.translate.settings import DataPlane
 
 
@@ -27,7 +28,7 @@ def _fleet(fleet: Fleet, graph: Graph, plane: DataPlane) -> Snapshot:
     by_eds = [name for name, backend in (asked | backends).items() if not backend.hostname]
     splits = stream.splits(fleet.ports)
     secrets = tls.secrets((chain for _, chain in chains), (asked | backends).values())
-    co_located = any(serves_models(chain) for _, chain in tables)
+    co_located = any(asks_here(chain) for _, chain in tables)
     return Snapshot.of(
         clusters=[
             *([Resource.of(PICKER_CLUSTER, picker.co_located(plane))] if co_located else []),

@@ -13,13 +13,11 @@ from envoy_data_plane.envoy.config.common.mutation_rules.v3 import (
 from envoy_data_plane.envoy.config.core.v3 import ApiVersion, GrpcService, GrpcServiceEnvoyGrpc, TypedExtensionConfig
 from envoy_data_plane.envoy.config.listener.v3 import Filter
 from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig
-from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpConnectionManagerPathWithEscapedSlashesAction as EscapedSlashes,
     HttpConnectionManagerServerHeaderTransformation as ServerHeader,
     HttpConnectionManagerUpgradeConfig,
-    HttpFilter,
     Rds,
 )
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
@@ -35,26 +33,29 @@ from xds_server.model.names import (
     OBJECTIVE_HEADER,
     PICKER_CLUSTER,
     RESERVED_PREFIXES,
-    ROUTER,
 )
-from xds_server.translate import inference, replies
+from xds_server.translate import replies
 from xds_server.translate.config import ads
 from xds_server.translate.encode import pack
-from xds_server.translate.route_table import routes_by_model
+from xds_server.translate.filters import http_filters
 from xds_server.translate.settings import DataPlane
+from xds_server.translate.tracing import tracing
 
 # What an Outcome needs of a request that the picker never saw (it was down, or no route matched).
 _LOGGED = [MODEL_HEADER, "traceparent", OBJECTIVE_HEADER, FAIRNESS_HEADER]
 
 
-def connection_manager(chain: Chain, name: str, stat_prefix: str, plane: DataPlane, *, models: bool) -> Filter:
-    """Requests of a chain, routed by the route table `name`; `models`: some chain of the port serves pools."""
-    slots = inference.filters(plane, by_model=routes_by_model(chain)) if models else []
+def connection_manager(
+    chain: Chain, name: str, stat_prefix: str, plane: DataPlane, *, models: bool, ours: bool
+) -> Filter:
+    """Requests of a chain, routed by the route table `name`; `models`: some chain of the port serves pools; `ours`: some asks
+    the co-located picker for an endpoint.
+    """
     manager = HttpConnectionManager(
         stat_prefix=stat_prefix,
         rds=Rds(config_source=ads(), route_config_name=name),
-        http_filters=[*slots, router()],
-        access_log=[_access_log()] if models else [],
+        http_filters=http_filters(chain, plane, ours=ours),
+        access_log=[access_log()] if ours else [],
         local_reply_config=replies.openai() if models else None,
         early_header_mutation_extensions=[_strip_reserved()],
         upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
@@ -64,12 +65,9 @@ def connection_manager(chain: Chain, name: str, stat_prefix: str, plane: DataPla
         path_with_escaped_slashes_action=EscapedSlashes.UNESCAPE_AND_REDIRECT,
         server_header_transformation=ServerHeader.PASS_THROUGH,
         request_headers_timeout=timedelta(seconds=10),
+        tracing=tracing(chain.tracing),
     )
     return Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
-
-
-def router() -> HttpFilter:
-    return HttpFilter(name=ROUTER, typed_config=pack(Router()))
 
 
 def _strip_reserved() -> TypedExtensionConfig:
@@ -84,7 +82,7 @@ def _strip_reserved() -> TypedExtensionConfig:
     )
 
 
-def _access_log() -> AccessLog:
+def access_log() -> AccessLog:
     """One entry a request, in batches of 20 ms, to the picker: what became of each decision.
 
     US_RX_BODY_BEG is the first body byte, so TTFT; headers alone come long before the first token.

@@ -74,15 +74,26 @@ _SKIP = ProcessingMode(
 )
 # BUFFERED, since only so a dead, aborting or hung picker fails open or closed as the pool asks (lab table R12).
 _DECIDE = ProcessingMode(request_header_mode=Send.SEND, request_body_mode=Body.BUFFERED, response_header_mode=Send.SKIP)
+# What the endpoint-picker protocol wants of a data plane: a foreign picker answers the headers when it has seen the body, and
+# is told the end of it all.
+_TAKE_PART = ProcessingMode(
+    request_header_mode=Send.SEND,
+    request_body_mode=Body.FULL_DUPLEX_STREAMED,
+    request_trailer_mode=Send.SEND,
+    response_header_mode=Send.SEND,
+    response_body_mode=Body.FULL_DUPLEX_STREAMED,
+    response_trailer_mode=Send.SEND,
+)
 
 
-def filters(plane: DataPlane, *, by_model: bool) -> list[HttpFilter]:
-    """The filters before the router. `by_model`: some route matches the model header, so bodies are read before routing."""
+def filters(plane: DataPlane, *, by_model: bool) -> tuple[list[HttpFilter], list[HttpFilter]]:
+    """The filters before a route's own, and those after. `by_model`: some route matches the model header, so bodies are read
+    before routing.
+    """
     found = [_filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=by_model)))]
     if by_model:
         found.append(_filter(MODEL_TO_HEADER, pack(_model_to_header())))
-    return [
-        *found,
+    return found, [
         _filter(ROUTE_HEADERS, pack(HeaderMutation(mutations=Mutations()))),
         _filter(EXT_PROC, pack(_slot(plane))),
         _filter(SSE_TO_METADATA, pack(_sse_to_metadata())),
@@ -93,8 +104,8 @@ def picker_override(pool: Backend) -> ExtProcPerRoute:
     """Fills the ext_proc slot for a route, or for one share of it, to a pool: which pool, and what if nobody answers."""
     name = f"{pool.ref.namespace}/{pool.ref.name}"
     overrides = ExtProcOverrides(
-        grpc_service=_grpc(),
-        processing_mode=_DECIDE,
+        grpc_service=_grpc(pool.picker),
+        processing_mode=_TAKE_PART if pool.picker else _DECIDE,
         failure_mode_allow=pool.fail_open,
         grpc_initial_metadata=[HeaderValue(key=POOL_METADATA, value=name)],
     )
@@ -117,8 +128,9 @@ def _slot(plane: DataPlane) -> ExternalProcessor:
     )
 
 
-def _grpc() -> GrpcService:
-    return GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=PICKER_CLUSTER))
+def _grpc(picker: Backend | None = None) -> GrpcService:
+    """The co-located picker, or a foreign one."""
+    return GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=picker.cluster if picker else PICKER_CLUSTER))
 
 
 def _json_to_metadata(*, by_model: bool) -> JsonToMetadata:

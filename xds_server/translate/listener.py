@@ -15,9 +15,9 @@ from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector.v3 import 
 
 from xds_server.model.graph import Chain, Port
 from xds_server.translate import stream, tls
+from xds_server.translate.chain import asks_here, serves_models
 from xds_server.translate.connection_manager import connection_manager
 from xds_server.translate.encode import pack
-from xds_server.translate.route_table import serves_models
 from xds_server.translate.settings import DataPlane
 
 
@@ -38,11 +38,12 @@ def chain_name(chain: Chain, port: Port) -> str:
 
 
 def _connections(port: Port, plane: DataPlane) -> Listener:
-    models = any(serves_models(chain) for chain in port.chains)
+    models = any(map(serves_models, port.chains))
+    ours = any(map(asks_here, port.chains))
     return Listener(
         name=listener_name(port),
         address=_address(port, plane),
-        filter_chains=[_chain(chain, port, plane, models=models) for chain in port.chains],
+        filter_chains=[_chain(chain, port, plane, models=models, ours=ours) for chain in port.chains],
         listener_filters=[_tls_inspector()] if _by_name(port) else [],
         per_connection_buffer_limit_bytes=plane.max_body if models else None,
     )
@@ -61,12 +62,12 @@ def _datagrams(port: Port, plane: DataPlane) -> Listener:
     )
 
 
-def _chain(chain: Chain, port: Port, plane: DataPlane, *, models: bool) -> FilterChain:
+def _chain(chain: Chain, port: Port, plane: DataPlane, *, models: bool, ours: bool) -> FilterChain:
     name, prefix, http = chain_name(chain, port), f"port-{port.number}", chain.stream is None
     found = FilterChain(
         name=name,
         filters=[
-            connection_manager(chain, name, prefix, plane, models=models)
+            connection_manager(chain, name, prefix, plane, models=models, ours=ours)
             if http
             else stream.tcp_proxy(chain.stream, prefix)
         ],

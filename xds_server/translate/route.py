@@ -20,8 +20,10 @@ from envoy_data_plane.envoy.config.route.v3 import (
     Route as EnvoyRoute,
     RouteAction,
     RouteActionClusterNotFoundResponseCode,
+    RouteActionMaxStreamDuration,
     RouteActionRequestMirrorPolicy,
     RouteMatch,
+    RouteMatchGrpcRouteMatchOptions,
     WeightedCluster,
     WeightedClusterClusterWeight,
 )
@@ -34,6 +36,7 @@ from xds_server.model.names import EXT_PROC, INVALID_CLUSTER, ROUTE_HEADERS
 from xds_server.model.objects import HeaderFilter, HTTPMatch, PathMatch, PathModifier, ValueMatch
 from xds_server.translate import headers, inference
 from xds_server.translate.encode import pack
+from xds_server.translate.filters import on_route
 from xds_server.translate.retry import retry_policy
 from xds_server.translate.settings import DataPlane
 
@@ -49,7 +52,9 @@ _REDIRECTS = {
 
 def route(found: Route, plane: DataPlane) -> EnvoyRoute:
     """The Envoy route of a match."""
-    envoy = EnvoyRoute(name=found.name, match=match(found.match))
+    envoy = EnvoyRoute(name=found.name, match=match(found.match), typed_per_filter_config=on_route(found))
+    if found.grpc and envoy.match:
+        envoy.match.grpc = RouteMatchGrpcRouteMatchOptions()
     match found.action:
         case Forward() as action:
             _forward(envoy, found, action, plane)
@@ -107,20 +112,25 @@ def _forward(envoy: EnvoyRoute, found: Route, action: Forward, plane: DataPlane)
         cluster_not_found_response_code=RouteActionClusterNotFoundResponseCode.INTERNAL_SERVER_ERROR,
         request_mirror_policies=[_mirror(each) for each in action.mirrors],
         retry_policy=policy,
+        max_stream_duration=_grpc_deadline() if found.grpc else None,
     )
     _rewrite(envoy.route, action, found.match.path)
     if len(served) == 1 and (only := served[0].backend):  # its own header filters come after those of the rule
         envoy.route.cluster = only.cluster
+        if host := _host(served[0], action):
+            envoy.route.host_rewrite_literal = host
         _decorate(envoy, (*found.headers, *served[0].headers), only)
     else:
-        envoy.route.weighted_clusters = WeightedCluster(clusters=[_weighted(each) for each in served])
+        envoy.route.weighted_clusters = WeightedCluster(clusters=[_weighted(each, action) for each in served])
         _decorate(envoy, found.headers, None, picked=pools)
 
 
-def _weighted(share: WeightedBackend) -> WeightedClusterClusterWeight:
+def _weighted(share: WeightedBackend, action: Forward) -> WeightedClusterClusterWeight:
     if share.backend is None:
         return WeightedClusterClusterWeight(name=INVALID_CLUSTER, weight=share.weight)
     weight = WeightedClusterClusterWeight(name=share.backend.cluster, weight=share.weight)
+    if host := _host(share, action):
+        weight.host_rewrite_literal = host
     _decorate(weight, share.headers, share.backend)
     return weight
 
@@ -137,7 +147,7 @@ def _decorate(
     per_filter, rest = _split(filters) if pool or picked else ({}, filters)
     if backend is not None and pool:
         per_filter |= {EXT_PROC: pack(inference.picker_override(backend))}
-    message.typed_per_filter_config = per_filter
+    message.typed_per_filter_config |= per_filter
     _set(message, headers.on_route(rest))
 
 
@@ -146,6 +156,20 @@ def _split(filters: tuple[HeaderFilter, ...]) -> tuple[dict[str, AnyMessage], tu
     before = headers.as_filter(each for each in filters if each.on == "request")
     after = tuple(each for each in filters if each.on == "response")
     return ({ROUTE_HEADERS: pack(before)} if before else {}), after
+
+
+def _host(share: WeightedBackend, action: Forward) -> str:
+    """The Host that a share's own filter asks for, or that a server outside of the cluster answers to; "" to leave it."""
+    if share.rewrite and share.rewrite.hostname:
+        return share.rewrite.hostname
+    if (action.rewrite and action.rewrite.hostname) or share.backend is None:
+        return ""
+    return share.backend.hostname
+
+
+def _grpc_deadline() -> RouteActionMaxStreamDuration:
+    """The client's own, which it sends along (grpc-timeout)."""
+    return RouteActionMaxStreamDuration(grpc_timeout_header_max=_NO_LIMIT)
 
 
 def _timeout(action: Forward, policy: RetryPolicy | None) -> timedelta:
