@@ -1,0 +1,109 @@
+"""A gateway in a cluster: its authority, its statuses with what proxies refuse, who may come in."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from penstock.cluster import AUTHORITY, Joined, _admission, joined
+from penstock.settings import Kubernetes
+from tests.xds_server.kubernetes.fake_api import FakeApi
+from tests.xds_server.kubernetes.helpers import Facts, running
+from tests.xds_server.resolve_world import gateway, graph
+from tests.xds_server.tokens import token, vouched
+from xds_server.facts import Nacked, Node, NodeStatus, TypeStatus
+from xds_server.latest import Latest
+from xds_server.model.graph import Graph
+from xds_server.model.objects import ClusterState
+from xds_server.reconcile import reconcile
+from xds_server.resolve.context import IN_CLUSTER
+from xds_server.snapshot import LDS
+from xds_server.translate import DataPlane
+
+CLASS = {"controllerName": "penstock.dev/gateway-controller"}
+GATEWAY = {"gatewayClassName": "penstock", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}
+SYSTEM = "penstock-system"
+
+
+def settings(api: Any, folder: Path) -> Kubernetes:
+    config = folder / "kubeconfig"
+    config.write_text(
+        "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}], "
+        f"clusters: [{{name: c, cluster: {{server: '{api._access.host}'}}}}], users: [{{name: u, user: {{}}}}]}}"
+    )
+    return Kubernetes(kubeconfig=str(config), identity="me", provision=False)
+
+
+class World:
+    @asynccontextmanager
+    async def joined(self, folder: Path) -> AsyncIterator[Joined]:
+        async with (
+            self.fake.serve() as api,
+            joined(settings(api, folder), self.states, self.graphs, self.facts) as found,
+            running(*self.shells(found)),
+        ):
+            yield found
+
+    def __init__(self) -> None:
+        self.fake, self.facts = FakeApi(), Facts()
+        self.states: Latest[ClusterState] = Latest()
+        self.graphs: Latest[Graph] = Latest()
+        self.fake.put("gatewayclasses", "penstock", spec=CLASS)
+        self.fake.put("gateways", "web", spec=GATEWAY)
+
+    def shells(self, found: Joined) -> list[Any]:
+        control = reconcile(self.states, self.graphs, Latest(), DataPlane(), self.facts, setting=IN_CLUSTER)
+        return [control, *(work() for work in found.work)]
+
+    def condition(self, kind: str) -> Mapping[str, Any]:
+        conditions = self.fake.get("gateways", "web").get("status", {}).get("conditions", [])
+        return next((each for each in conditions if each["type"] == kind), {})
+
+
+async def test_statuses_are_written_by_whoever_leads(tmp_path: Path) -> None:
+    here = World()
+    async with here.joined(tmp_path):
+        await here.fake.until(lambda: here.condition("Accepted").get("status") == "True")
+    assert here.fake.get("leases", "penstock", SYSTEM)
+
+
+async def test_what_a_proxy_refuses_is_in_the_status(tmp_path: Path) -> None:
+    here = World()
+    node, version = Node("envoy"), TypeStatus(LDS, "NACKED", "1", 1, {"tcp-80": "no such filter"})
+    async with here.joined(tmp_path) as found:
+        await here.fake.until(lambda: here.condition("Accepted"))
+        found.proxies = [NodeStatus(node, delta=True, degraded=False, types=(version,), fleet="default/web")]
+        found.observe(Nacked(node, LDS, "1", {}, "no such filter", ("tcp-80",), 0.0))
+        await here.fake.until(lambda: "1/1 proxies rejected" in here.condition("Programmed").get("message", ""))
+
+
+async def test_replicas_and_restarts_share_one_authority(tmp_path: Path) -> None:
+    here = World()
+    async with here.fake.serve() as api:
+        given = settings(api, tmp_path)
+        trusts = []
+        for _ in range(2):
+            async with joined(given, here.states, here.graphs, here.facts) as found:
+                trusts.append(found.trust)
+    assert trusts[0] == trusts[1]
+    assert trusts[0].server_name == "penstock.penstock-system.svc"
+    assert here.fake.count("create", "secrets") == 1
+    assert here.fake.get("secrets", AUTHORITY, SYSTEM)
+
+
+async def test_an_envoy_gets_the_fleet_of_its_account_and_no_other() -> None:
+    class Reviews:
+        async def create(self, path: str, body: Any) -> Any:
+            assert path.endswith("/tokenreviews")
+            said = body["spec"]["token"]
+            return vouched(subject) if (subject := subjects.get(said)) else {"status": {"authenticated": False}}
+
+    subjects = {token(each): each for each in ("system:serviceaccount:d:gw-penstock", "system:serviceaccount:d:other")}
+    mine, other = subjects
+    graphs: Latest[Graph] = Latest()
+    admit = _admission(Reviews(), graphs)  # type: ignore[arg-type]
+    assert await admit([("authorization", f"Bearer {mine}")]) is None  # no Gateway yet
+    graphs.set(graph(gateway(), per_gateway=True))
+    assert await admit([("authorization", f"Bearer {mine}")]) == "d/gw"
+    assert await admit([("authorization", f"Bearer {other}")]) is None
+    assert await admit([]) is None
