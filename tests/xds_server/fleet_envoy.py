@@ -233,7 +233,7 @@ def _talker(word: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter],
 @asynccontextmanager
 async def answering(handler: Callable[[web.Request], Any], **options: Any) -> AsyncIterator[int]:
     """An HTTP server that answers everything by `handler`."""
-    application = web.Application()
+    application = web.Application(client_max_size=1 << 26)
     application.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(application, handle_signals=False)
     await runner.setup()

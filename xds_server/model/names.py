@@ -26,6 +26,7 @@ FAIRNESS_HEADER = "x-gateway-inference-fairness-id"
 PENSTOCK_NAMESPACE = "penstock"  # dynamic metadata: id of the decision
 POOL_METADATA = "x-penstock-pool"  # gRPC initial metadata of a picker stream: "ns/name"
 BODY_HEADER = "x-penstock-body"  # "invalid": the body is not the JSON that it says it is
+PICKER_HEADER = "x-penstock-picker"  # of an answer inside Envoy: a pool's picker could not be asked
 RESERVED_PREFIXES = ("x-gateway-destination-", "x-penstock-")
 
 PICKER_CLUSTER = "penstock/picker"

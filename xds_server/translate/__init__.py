@@ -6,8 +6,8 @@ from functools import lru_cache
 from xds_server.model.graph import Backend, Fleet, Graph, Route
 from xds_server.model.names import PICKER_CLUSTER
 from xds_server.snapshot import Resource, Snapshot
-from xds_server.translate import picker, stream, tls
-from xds_server.translate.chain import asks_here
+from xds_server.translate import picker, pool, stream, tls
+from xds_server.translate.chain import apart, asks_here
 from xds_server.translate.cluster import cluster, split_cluster
 from xds_server.translate.endpoint import load_assignment
 from xds_server.translate.listener import chain_name, listener, listener_name
@@ -28,19 +28,24 @@ def _fleet(fleet: Fleet, graph: Graph, plane: DataPlane) -> Snapshot:
     by_eds = [name for name, backend in (asked | backends).items() if not backend.hostname]
     splits = stream.splits(fleet.ports)
     secrets = tls.secrets((chain for _, chain in chains), (asked | backends).values())
-    co_located = any(asks_here(chain) for _, chain in tables)
+    pools = pool.asked(backends.values())
+    co_located = any(asks_here(chain) for _, chain in tables) or any(each.picker is None for each in pools)
     return Snapshot.of(
         clusters=[
             *([Resource.of(PICKER_CLUSTER, picker.co_located(plane))] if co_located else []),
             *(_foreign_picker(each) for each in asked.values()),
             *(_cluster(each, plane) for each in backends.values()),
+            *(_via(each) for each in pools if apart(each)),
             *(Resource.of(name, split_cluster(name, plane)) for name in splits),
         ],
         endpoints=[
             *(Resource.of(name, load_assignment(name, graph.endpoints.get(name, ()))) for name in by_eds),
             *(Resource.of(name, stream.split_assignment(each, graph.endpoints)) for name, each in splits.items()),
         ],
-        listeners=[Resource.of(listener_name(port), listener(port, plane)) for port in fleet.ports],
+        listeners=[
+            *(Resource.of(listener_name(port), listener(port, plane)) for port in fleet.ports),
+            *(found for each in pools for found in _inside(each, plane)),
+        ],
         routes=[
             Resource.of(name, route_configuration(name, chain, lambda found: _route(found, plane)))
             for name, chain in tables
@@ -70,6 +75,16 @@ def _cluster(backend: Backend, plane: DataPlane) -> Resource:
 @lru_cache(maxsize=10_000)
 def _foreign_picker(found: Backend) -> Resource:
     return Resource.of(found.cluster, picker.foreign(found))
+
+
+@lru_cache(maxsize=10_000)
+def _via(found: Backend) -> Resource:
+    return Resource.of(pool.entry(found), pool.via(found))
+
+
+@lru_cache(maxsize=10_000)
+def _inside(found: Backend, plane: DataPlane) -> tuple[Resource, ...]:
+    return tuple(Resource.of(each.name, each) for each in pool.listeners(found, plane))
 
 
 __all__ = ["DataPlane", "translate"]

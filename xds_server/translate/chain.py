@@ -28,7 +28,7 @@ def asks_apart(chain: Chain) -> bool:
 
 def apart(pool: Backend) -> bool:
     """Whether a pool is asked behind a listener of its own: a foreign picker, or pools that stand in."""
-    return False and pool.pool and (pool.picker is not None or bool(pool.failover))
+    return pool.pool and (pool.picker is not None or bool(pool.failover))
 
 
 def auths(chain: Chain) -> list[ExternalAuth]:

@@ -6,6 +6,7 @@ the picker sees no byte of an answer. Verified on Envoy 1.40; docs/decisions/000
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
@@ -104,12 +105,28 @@ def picker_override(pool: Backend) -> ExtProcPerRoute:
     """Fills the ext_proc slot for a route, or for one share of it, to a pool: which pool, and what if nobody answers."""
     name = f"{pool.ref.namespace}/{pool.ref.name}"
     overrides = ExtProcOverrides(
-        grpc_service=_grpc(pool.picker),
-        processing_mode=_TAKE_PART if pool.picker else _DECIDE,
+        grpc_service=_grpc(),
+        processing_mode=_DECIDE,
         failure_mode_allow=pool.fail_open,
         grpc_initial_metadata=[HeaderValue(key=POOL_METADATA, value=name)],
     )
     return ExtProcPerRoute(overrides=overrides)
+
+
+def asking(pool: Backend, plane: DataPlane) -> HttpFilter:
+    """ext_proc of a pool that is asked apart (`pool.py`). It fails, always: what comes next is not decided here."""
+    if pool.picker is None:
+        config = _slot(plane)
+        config.processing_mode = _DECIDE
+        name = f"{pool.ref.namespace}/{pool.ref.name}"
+        config.grpc_service = replace(_grpc(), initial_metadata=[HeaderValue(key=POOL_METADATA, value=name)])
+    else:
+        config = replace(_slot(plane), grpc_service=_grpc(pool.picker), processing_mode=_TAKE_PART)
+        config.route_cache_action = (
+            ExternalProcessorRouteCacheAction.CLEAR
+        )  # see `pool.py`: no route here leads elsewhere
+    config.failure_mode_allow = False
+    return _filter(EXT_PROC, pack(config))
 
 
 def _slot(plane: DataPlane) -> ExternalProcessor:

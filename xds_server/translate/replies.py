@@ -23,8 +23,9 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 from envoy_data_plane.google.protobuf import Struct
 
-from xds_server.model.names import MODEL_HEADER
+from xds_server.model.names import DESTINATION, MODEL_HEADER, PICKER_HEADER
 from xds_server.translate.encode import pack
+from xds_server.translate.headers import option
 
 # No healthy host, connection failure, termination, reset, timeout, overflow, no cluster, a duration that ran out.
 _UPSTREAM_FLAGS = ["UH", "UF", "UC", "UR", "LR", "UT", "UO", "NC", "URX", "UPE", "SI", "DT"]
@@ -39,8 +40,10 @@ def error_text(message: str, kind: str, code: str | None) -> str:
     return orjson.dumps(error(message, kind, code)).decode()
 
 
-def openai() -> LocalReplyConfig:
-    """By the first that fits: unknown model, no route, too large, and what can go wrong upstream."""
+def openai(*, asking: bool = False) -> LocalReplyConfig:
+    """By the first that fits: unknown model, no route, too large, and what can go wrong upstream. `asking`: of a listener that
+    only asks a picker, where silence before the answer is the picker's, and where the next listener must know of it.
+    """
     unknown_model = error(
         f"The model `%REQ({MODEL_HEADER})%` does not exist or no route serves it here.",
         "invalid_request_error",
@@ -54,13 +57,22 @@ def openai() -> LocalReplyConfig:
         "The model server could not serve the request (%RESPONSE_CODE_DETAILS%).", "server_error", "upstream_error"
     )
     no_picker = error("The endpoint picker did not answer.", "server_error", "picker_unavailable")
+    silent = [_mapper(_all(_details("stream_idle_timeout"), _lacks(DESTINATION)), no_picker, 503)] if asking else []
+    unasked = [
+        *silent,
+        _mapper(_details("ext_proc"), no_picker, 503),
+    ]  # a timeout would be 504, as if the server were late
+    if asking:
+        for each in unasked:
+            each.headers_to_add = [option(PICKER_HEADER, "unavailable")]
     return LocalReplyConfig(
         mappers=[
+            *(unasked if asking else []),
             _mapper(_all(_flags("NR"), _has(MODEL_HEADER)), unknown_model),
             _mapper(_flags("NR"), no_route),
             _mapper(_flags(*_UPSTREAM_FLAGS), upstream),
             _mapper(_details("request_payload_too_large"), too_large),
-            _mapper(_details("ext_proc"), no_picker, 503),  # a timeout would be 504, as if the model server were late
+            *([] if asking else unasked),
         ]
     )
 
@@ -80,6 +92,11 @@ def _flags(*flags: str) -> AccessLogFilter:
 
 def _has(header: str) -> AccessLogFilter:
     return AccessLogFilter(header_filter=HeaderFilter(header=HeaderMatcher(name=header, present_match=True)))
+
+
+def _lacks(header: str) -> AccessLogFilter:
+    absent = HeaderMatcher(name=header, present_match=True, invert_match=True)
+    return AccessLogFilter(header_filter=HeaderFilter(header=absent))
 
 
 def _details(prefix: str) -> AccessLogFilter:

@@ -32,12 +32,14 @@ from envoy_data_plane.envoy.type.v3 import FractionalPercent, FractionalPercentD
 from envoy_data_plane.google.protobuf import Any as AnyMessage
 
 from xds_server.model.graph import Backend, Forward, Mirror, Redirect, Reply, Route, WeightedBackend
-from xds_server.model.names import EXT_PROC, INVALID_CLUSTER, ROUTE_HEADERS
+from xds_server.model.names import EXT_PROC, INVALID_CLUSTER, PICKER_HEADER, ROUTE_HEADERS
 from xds_server.model.objects import HeaderFilter, HTTPMatch, PathMatch, PathModifier, ValueMatch
 from xds_server.translate import headers, inference
+from xds_server.translate.chain import apart
 from xds_server.translate.encode import pack
-from xds_server.translate.filters import on_route
-from xds_server.translate.retry import retry_policy
+from xds_server.translate.filters import on_route, whole
+from xds_server.translate.pool import entry
+from xds_server.translate.retry import next_listener, retry_policy
 from xds_server.translate.settings import DataPlane
 
 _NO_LIMIT = timedelta(0)
@@ -104,8 +106,12 @@ def _string(found: ValueMatch) -> StringMatcher:
 
 def _forward(envoy: EnvoyRoute, found: Route, action: Forward, plane: DataPlane) -> None:
     served = [each for each in action.backends if each.weight > 0]
-    pools = any(each.backend and each.backend.pool for each in served)
-    policy = retry_policy(action, pools=pools)
+    pools = [each.backend for each in served if each.backend and each.backend.pool]
+    elsewhere = [each for each in pools if apart(each)]
+    ours = len(pools) > len(elsewhere)
+    policy = retry_policy(action, pools=ours)
+    if elsewhere:
+        policy = next_listener(policy, elsewhere)
     envoy.route = RouteAction(
         timeout=_timeout(action, policy),
         idle_timeout=timedelta(seconds=plane.stream_idle) if pools else None,
@@ -116,22 +122,22 @@ def _forward(envoy: EnvoyRoute, found: Route, action: Forward, plane: DataPlane)
     )
     _rewrite(envoy.route, action, found.match.path)
     if len(served) == 1 and (only := served[0].backend):  # its own header filters come after those of the rule
-        envoy.route.cluster = only.cluster
+        envoy.route.cluster = entry(only)
         if host := _host(served[0], action):
             envoy.route.host_rewrite_literal = host
-        _decorate(envoy, (*found.headers, *served[0].headers), only)
+        _decorate(envoy, (*found.headers, *served[0].headers), only, plane)
     else:
-        envoy.route.weighted_clusters = WeightedCluster(clusters=[_weighted(each, action) for each in served])
-        _decorate(envoy, found.headers, None, picked=pools)
+        envoy.route.weighted_clusters = WeightedCluster(clusters=[_weighted(each, action, plane) for each in served])
+        _decorate(envoy, found.headers, None, plane, picked=ours)
 
 
-def _weighted(share: WeightedBackend, action: Forward) -> WeightedClusterClusterWeight:
+def _weighted(share: WeightedBackend, action: Forward, plane: DataPlane) -> WeightedClusterClusterWeight:
     if share.backend is None:
         return WeightedClusterClusterWeight(name=INVALID_CLUSTER, weight=share.weight)
-    weight = WeightedClusterClusterWeight(name=share.backend.cluster, weight=share.weight)
+    weight = WeightedClusterClusterWeight(name=entry(share.backend), weight=share.weight)
     if host := _host(share, action):
         weight.host_rewrite_literal = host
-    _decorate(weight, share.headers, share.backend)
+    _decorate(weight, share.headers, share.backend, plane)
     return weight
 
 
@@ -139,16 +145,24 @@ def _decorate(
     message: EnvoyRoute | WeightedClusterClusterWeight,
     filters: tuple[HeaderFilter, ...],
     backend: Backend | None,
+    plane: DataPlane,
     *,
     picked: bool = False,
 ) -> None:
-    """Header filters, and for a pool the picker; `picked`: the requests of this message's shares go to pools."""
-    pool = backend is not None and backend.pool
+    """Header filters, and for a pool the picker; `picked`: requests of this message's shares go to pools that we are asked
+    about.
+    """
+    elsewhere = backend is not None and apart(backend)
+    pool = backend is not None and backend.pool and not elsewhere
     per_filter, rest = _split(filters) if pool or picked else ({}, filters)
     if backend is not None and pool:
         per_filter |= {EXT_PROC: pack(inference.picker_override(backend))}
+    if elsewhere:
+        per_filter |= whole(plane)
     message.typed_per_filter_config |= per_filter
     _set(message, headers.on_route(rest))
+    if elsewhere:
+        message.response_headers_to_remove.append(PICKER_HEADER)
 
 
 def _split(filters: tuple[HeaderFilter, ...]) -> tuple[dict[str, AnyMessage], tuple[HeaderFilter, ...]]:
@@ -188,7 +202,7 @@ def _mirror(found: Mirror) -> RouteActionRequestMirrorPolicy:
         numerator = found.numerator
     fraction = RuntimeFractionalPercent(default_value=FractionalPercent(numerator=numerator, denominator=kind))
     return RouteActionRequestMirrorPolicy(
-        cluster=found.backend.cluster, runtime_fraction=fraction, disable_shadow_host_suffix_append=True
+        cluster=entry(found.backend), runtime_fraction=fraction, disable_shadow_host_suffix_append=True
     )
 
 

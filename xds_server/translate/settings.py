@@ -13,6 +13,7 @@ class DataPlane:
     binds: tuple[tuple[int, str, int], ...] = ()  # (listener port, address, port): listeners that are bound elsewhere
     picker: str = "unix:/run/penstock/picker.sock"  # "unix:PATH" or "host:port": ext_proc and access log
     picker_timeout: float = 2.0  # then FailOpen or FailClose; a picker that queues a request asks for more time itself
+    foreign_picker_timeout: float = 10.0  # the same for pickers of others, with the time that requests queue there
     max_body: int = 32 * 1024 * 1024  # a prompt with images is large; beyond it the client gets 413
     stream_idle: float = 900.0  # pools: no byte either way for so long ends the stream
     connect_timeout: float = 2.0
