@@ -12,6 +12,7 @@ _TYPE = "type.googleapis.com/"
 _FILTERS = _TYPE + "envoy.extensions.filters."
 _TLS = _TYPE + "envoy.extensions.transport_sockets.tls.v3."
 _ADMIN = "admin"  # the cluster that leads to our own admin socket
+REGEX_PROGRAM = 10_000  # instructions of a regular expression; Envoy stops at 100, which a list of a dozen words has
 TOKEN_SECRET = "penstock.dev/token"  # noqa: S105  a name
 
 
@@ -66,6 +67,9 @@ def bootstrap(
             "lds_config": ads,
         },
         "static_resources": static,
+        "layered_runtime": {
+            "layers": [{"name": "penstock", "static_layer": {"re2.max_program_size.error_level": REGEX_PROGRAM}}]
+        },
         "bootstrap_extensions": [  # listeners that only our own clusters reach
             {
                 "name": "envoy.bootstrap.internal_listener",

@@ -255,7 +255,7 @@ def test_ties_go_to_the_oldest_then_the_name_then_the_rule_then_the_match() -> N
 @pytest.mark.parametrize(
     "pattern",
     ["", "/v1/.*", "[a-z]+?", "(?i)x", "a(?i)b", r"\pL+", r"[\p{Greek}x]", r"\z", "[[:alpha:]]{2,3}", r"\Q(?=\E", r"\(\?=", "[(?=]",
-     "(?P<n>x)", r"\x{10FFFF}", "a{1000}", "(?:a|b)*"],
+     "(?P<n>x)", r"\x{10FFFF}", "a{1000}", "(?:a|b)*", "[a-z]{900}", "|".join(f"model-{n}" for n in range(90))],
 )  # fmt: skip
 def test_what_re2_takes(pattern: str) -> None:
     assert complaint(pattern) == ""
@@ -264,7 +264,7 @@ def test_what_re2_takes(pattern: str) -> None:
 @pytest.mark.parametrize(
     "pattern",
     ["(?=x)", "(?!x)", "(?<=x)", "(?<!x)", r"(a)\1", r"(?P<n>a)(?P=n)", "(?>a)", "a++", "a*+", "a{2}+", "(", "[a", "a**", "(?(1)a|b)",
-     r"\Z", r"\u0041", "(?#c)", "a{1001}", "x" * 1025, "\\"],
+     r"\Z", r"\u0041", "(?#c)", "a{1001}", "x" * 1025, "\\", r"\pL{900}", "(?:[a-z]{100}){50}"],
 )  # fmt: skip
 def test_what_re2_refuses(pattern: str) -> None:
     assert complaint(pattern)

@@ -9,8 +9,11 @@ import functools
 import re
 import warnings
 
+from xds_server.bootstrap import REGEX_PROGRAM
+
 LIMIT = 1024  # characters; Gateway API's own limit for a value
 REPEAT_LIMIT = 1000  # RE2: the largest {n}
+PROGRAM_LIMIT = REGEX_PROGRAM // 3  # what we count is an estimate
 ESCAPES = frozenset("afnrtvdDsSwWbBAzxpPQEC")  # letters that mean something after a backslash in RE2
 REFUSED = (
     (re.compile(r"\(\?<?[=!]"), "lookaround"),
@@ -53,7 +56,33 @@ def complaint(pattern: str) -> str:
             re.compile("".join(words))
     except (re.error, OverflowError, RecursionError) as error:
         return f"not a regular expression that Envoy (RE2) takes: {error}"
+    size = _size(pattern)
+    if size > PROGRAM_LIMIT:
+        return f"the regular expression is too large for Envoy (about {size} steps of {PROGRAM_LIMIT}); repeat or list less"
     return ""
+
+
+def _size(pattern: str) -> int:
+    """About how many instructions RE2 makes of it: never much less, since Envoy would refuse it then."""
+    open_groups = [0]  # what the groups that are open at this point have so far
+    last = 0  # the size of what a repetition would repeat
+    for token in TOKEN.finditer(pattern):
+        text = token.group()
+        if token.group("repeat"):
+            times = max(int(token.group("least")), int(token.group("most") or 0), 1)
+            open_groups[-1] += last * (times - 1)
+            last *= times
+        elif text == "(":
+            open_groups.append(0)
+        elif text == ")" and len(open_groups) > 1:
+            last = open_groups.pop() + 2
+            open_groups[-1] += last
+        else:
+            last = {"unicode": 8, "set": 8 if "\\p" in text or not text.isascii() else 3, "quote": len(text)}.get(
+                token.lastgroup or "", 2
+            )
+            open_groups[-1] += last
+    return sum(open_groups)
 
 
 def _token(token: re.Match[str], words: list[str], skeleton: list[str]) -> str:
