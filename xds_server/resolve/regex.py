@@ -72,7 +72,7 @@ def _size(pattern: str) -> int:
             times = max(int(token.group("least")), int(token.group("most") or 0), 1)
             open_groups[-1] += last * (times - 1)
             last *= times
-        elif text == "(":
+        elif text == "(" or token.group("end") == ":":
             open_groups.append(0)
         elif text == ")" and len(open_groups) > 1:
             last = open_groups.pop() + 2
