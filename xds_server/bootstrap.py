@@ -13,6 +13,10 @@ _FILTERS = _TYPE + "envoy.extensions.filters."
 _TLS = _TYPE + "envoy.extensions.transport_sockets.tls.v3."
 _ADMIN = "admin"  # the cluster that leads to our own admin socket
 REGEX_PROGRAM = 10_000  # instructions of a regular expression; Envoy stops at 100, which a list of a dozen words has
+_AGAIN = {
+    "base_interval": "0.5s",
+    "max_interval": "5s",
+}  # Envoy's own is 30 s: a control plane that is back is found soon
 TOKEN_SECRET = "penstock.dev/token"  # noqa: S105  a name
 
 
@@ -61,7 +65,7 @@ def bootstrap(
                 "api_type": "DELTA_GRPC",
                 "transport_api_version": "V3",
                 "set_node_on_first_message_only": True,
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
+                "grpc_services": [{"envoy_grpc": {"cluster_name": "xds", "retry_policy": {"retry_back_off": _AGAIN}}}],
             },
             "cds_config": ads,
             "lds_config": ads,

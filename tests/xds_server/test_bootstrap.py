@@ -48,3 +48,8 @@ def test_envoy_accepts_it(tmp_path: Path) -> None:
     command += ["--service-node", "web-1.prod", "--service-cluster", "prod/web"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_control_plane_that_is_back_is_found_soon() -> None:
+    (service,) = bootstrap("127.0.0.1:18000", node_id="a")["dynamic_resources"]["ads_config"]["grpc_services"]
+    assert service["envoy_grpc"]["retry_policy"]["retry_back_off"] == {"base_interval": "0.5s", "max_interval": "5s"}
