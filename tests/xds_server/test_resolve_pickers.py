@@ -75,6 +75,14 @@ class TestForeign:
         assert found.pools["d/p"].backend.picker is None
         assert parent(found, "p", kind="InferencePool") == OK
 
+    @pytest.mark.parametrize("mode", ["FailOpen", "FailClose"])
+    def test_the_co_located_one_may_be_named_to_say_how_it_fails(self, mode: str) -> None:
+        ref = {"group": "penstock.dev", "kind": "EndpointPicker", "name": "penstock", "failureMode": mode}
+        found = foreign(spec={"endpointPickerRef": ref})
+        backend = found.pools["d/p"].backend
+        assert (backend.picker, backend.fail_open) == (None, mode == "FailOpen")
+        assert parent(found, "p", kind="InferencePool") == OK
+
     def test_where_foreign_ones_are_not_honoured(self) -> None:
         assert graph(pool(spec=PICKER), epp()).pools["d/p"].backend.picker is None
 

@@ -15,6 +15,7 @@ from xds_server.resolve.references import Denied, Ok
 from xds_server.resolve.services import H2C, port_of, port_tls, retry_budget
 from xds_server.resolve.tls import shaped
 
+OURS = ("penstock.dev", "EndpointPicker")  # group and kind by which an endpointPickerRef names the co-located picker
 COLOCATED = "the co-located picker serves this pool"
 SELF_SIGNED = UpstreamTLS("", None, verify=False)  # what a picker serves unless it is told otherwise (llm-d, GIE)
 
@@ -25,7 +26,7 @@ def picker_conditions(pool: InferencePool, context: Context) -> tuple[Condition,
     accepted, resolved = c.passed(c.ACCEPTED, generation), c.passed(c.RESOLVED_REFS, generation)
     match honoured(pool, context):
         case None if context.setting.colocated_picker:
-            unused = f"; {pool.picker.ref} is not used" if pool.picker else ""
+            unused = f"; {pool.picker.ref} is not used" if pool.picker and not ours(pool.picker) else ""
             return accepted, c.passed(c.RESOLVED_REFS, generation, COLOCATED + unused)
         case None:
             message = "no endpointPickerRef, and no picker runs with the gateway; set spec.endpointPickerRef"
@@ -40,7 +41,14 @@ def picker_conditions(pool: InferencePool, context: Context) -> tuple[Condition,
 def honoured(pool: InferencePool, context: Context) -> PickerRef | None:
     """The picker that the pool names, where it is asked; None where the co-located one is."""
     setting = context.setting
+    if pool.picker is None or (setting.colocated_picker and ours(pool.picker)):
+        return None
     return pool.picker if setting.foreign_pickers or not setting.colocated_picker else None
+
+
+def ours(picker: PickerRef) -> bool:
+    """Whether it is the co-located one by name: the API has failureMode in the reference and nowhere else."""
+    return (picker.ref.group, picker.ref.kind) == OURS
 
 
 def foreign_picker(picker: PickerRef, context: Context) -> Ok[Backend] | Denied:
