@@ -63,6 +63,7 @@ def foreign(picker: Backend) -> Cluster:
         circuit_breakers=unlimited(),
         health_checks=[_alive()],
         outlier_detection=_outliers(),
+        ignore_health_on_host_removal=True,  # else Envoy asks a pod that left its Service for as long as it accepts connections
         common_lb_config=ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0.0)),
         typed_extension_protocol_options={UPSTREAM_HTTP: pack(_http2())},
     )

@@ -115,7 +115,7 @@ def _asking(pool: Backend, plane: DataPlane) -> HttpConnectionManager:
     patience = plane.foreign_picker_timeout if pool.picker else plane.stream_idle
     found = _manager(pool, [answered, _to_pool(pool, patience)], [inference.asking(pool, plane)])
     found.access_log = [] if pool.picker else [access_log()]
-    found.local_reply_config = replies.openai(asking=True)
+    found.local_reply_config = replies.openai(asking=True, last=len(_steps(pool)) == 1)
     return found
 
 

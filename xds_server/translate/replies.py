@@ -40,9 +40,10 @@ def error_text(message: str, kind: str, code: str | None) -> str:
     return orjson.dumps(error(message, kind, code)).decode()
 
 
-def openai(*, asking: bool = False) -> LocalReplyConfig:
+def openai(*, asking: bool = False, last: bool = False) -> LocalReplyConfig:
     """By the first that fits: unknown model, no route, too large, and what can go wrong upstream. `asking`: of a listener that
-    only asks a picker, where silence before the answer is the picker's, and where the next listener must know of it.
+    only asks a picker, where silence before the answer is the picker's, and where the next listener must know of it; `last`:
+    there is no other, and to wait for the same picker again would only take twice as long.
     """
     unknown_model = error(
         f"The model `%REQ({MODEL_HEADER})%` does not exist or no route serves it here.",
@@ -63,7 +64,7 @@ def openai(*, asking: bool = False) -> LocalReplyConfig:
         _mapper(_details("ext_proc"), no_picker, 503),
     ]  # a timeout would be 504, as if the server were late
     if asking:
-        for each in unasked:
+        for each in unasked[len(silent) if last else 0 :]:
             each.headers_to_add = [option(PICKER_HEADER, "unavailable")]
     return LocalReplyConfig(
         mappers=[
