@@ -1,4 +1,4 @@
-"""The command line: `penstock run | controller | demo | sim | translate | bootstrap`."""
+"""The command line: `penstock run | controller | attach | demo | sim | translate | bootstrap`."""
 
 import argparse
 import json
@@ -29,6 +29,7 @@ def parser() -> Parser:
         commands.add_parser("translate", help="print the Envoy configuration and the status of manifests, offline")
     )
     controller.options(commands.add_parser("controller", help="the gateway in a Kubernetes cluster"), _serve_settings)
+    _attach(commands.add_parser("attach", help="print what Envoys of your own need to serve a Gateway of a cluster"))
     _bootstrap(commands.add_parser("bootstrap", help="print the bootstrap for an Envoy of an existing fleet"))
     return made
 
@@ -172,6 +173,17 @@ def _bootstrap(command: Parser) -> None:
         help="where that Envoy's admin listens (default: %(default)s)",
     )
     command.set_defaults(act=_print_bootstrap)
+
+
+def _attach(command: Parser) -> None:
+    command.description = (
+        "Prints what Envoys of your own need to serve a Gateway of a cluster (`penstock controller --no-provision`): their "
+        "ServiceAccount, by which they are known, and a ConfigMap with their bootstrap. Pipe it into `kubectl apply -f -`; then run "
+        "Envoys as that account, as deploy/README.md shows. It reads our authority's Secret with your own rights."
+    )
+    command.add_argument("gateway", metavar="NAMESPACE/NAME", help="the Gateway")
+    controller.whereabouts(command)
+    command.set_defaults(act=lambda given: go(controller.attach(given), verbose=False))
 
 
 def _print_bootstrap(given: argparse.Namespace) -> int:

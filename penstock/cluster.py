@@ -21,7 +21,7 @@ from xds_server.bootstrap import Trust
 from xds_server.facts import Acked, Disconnected, Nacked, NodeStatus
 from xds_server.identity import Account
 from xds_server.infrastructure import Infrastructure, fleet_of, manifests, owners, resource_name, trust
-from xds_server.kubernetes.access import AccessError, load
+from xds_server.kubernetes.access import Access, AccessError, load
 from xds_server.kubernetes.api import Api, ApiError, connect
 from xds_server.kubernetes.lease import Lease
 from xds_server.kubernetes.provision import Provisioner
@@ -29,14 +29,16 @@ from xds_server.kubernetes.source import Source
 from xds_server.kubernetes.writer import Writer
 from xds_server.latest import Latest
 from xds_server.model.graph import Fleet, Graph
-from xds_server.model.objects import ClusterState, ConfigMap, Gateway, InvalidObject
+from xds_server.model.objects import GATEWAY_GROUP, ClusterState, ConfigMap, Gateway, InvalidObject
 from xds_server.overlay import Overlays, read_overlays
+from xds_server.parse import parse
 from xds_server.refusals import refusals, with_refusals
 from xds_server.resolve.wanted import wanted
 
 log = logging.getLogger("penstock")
 AUTHORITY = "penstock-authority"  # the Secret
 LEASE = "penstock"
+_ATTACHED = frozenset({"ServiceAccount", "ConfigMap"})
 Observe = Callable[[object], None]
 
 
@@ -57,23 +59,47 @@ class Joined:
             self.changed.set()
 
 
+async def attachment(settings: Kubernetes, gateway: str) -> dict[str, Any]:
+    """The ServiceAccount and the ConfigMap that Envoys of somebody else need to serve a Gateway ("namespace/name"), as a List."""
+    namespace, _, name = gateway.partition("/")
+    path = f"/apis/{GATEWAY_GROUP}/v1/namespaces/{namespace}/gateways/{name}"
+    async with connect(await _access(settings)) as api:
+        try:
+            document = await api.get(path)
+        except ApiError as error:
+            raise UserError(f"Gateway {gateway}: {error}; name one as NAMESPACE/NAME") from error
+        found = parse(document, strict=False)
+        keys = await _authority(api, settings, make=False)
+    if not isinstance(found, Gateway):
+        raise UserError(f"{gateway} is no Gateway")
+    made = manifests(found, (), _infrastructure(settings, keys), uid=document["metadata"]["uid"])
+    return {"apiVersion": "v1", "kind": "List", "items": [each for each in made if each["kind"] in _ATTACHED]}
+
+
+async def _access(settings: Kubernetes) -> Access:
+    try:
+        return await load(settings.kubeconfig or None, settings.context or None)
+    except AccessError as error:
+        raise UserError(str(error)) from error
+
+
+def _infrastructure(settings: Kubernetes, keys: authority.KeyPair) -> Infrastructure:
+    """With what Envoys must know of us."""
+    name = authority.service_names(settings.service, settings.namespace)[1]
+    pem = keys.certificate.decode()
+    return replace(settings.infrastructure, xds=f"{name}:{settings.xds_port}", server_name=name, authority=pem)
+
+
 @asynccontextmanager
 async def joined(
     settings: Kubernetes, states: Latest[ClusterState], graphs: Latest[Graph], observe: Observe
 ) -> AsyncIterator[Joined]:
     """Raises UserError where the API server cannot be reached as configured."""
-    try:
-        access = await load(settings.kubeconfig or None, settings.context or None)
-    except AccessError as error:
-        raise UserError(str(error)) from error
-    async with connect(access) as api:
+    async with connect(await _access(settings)) as api:
         keys = await _authority(api, settings)
         names = authority.service_names(settings.service, settings.namespace)
         certificate = authority.ServerCertificate(keys, names, lambda: datetime.now(UTC))
-        pem = keys.certificate.decode()
-        infrastructure = replace(
-            settings.infrastructure, xds=f"{names[1]}:{settings.xds_port}", server_name=names[1], authority=pem
-        )
+        infrastructure = _infrastructure(settings, keys)
         leading: Latest[bool] = Latest()
         told: Latest[Graph] = Latest()
         source = Source(api, states, wanted, observe, namespaces=settings.watch)
@@ -116,8 +142,8 @@ def _owners(graph: Graph) -> dict[tuple[str, str], Gateway]:
     return owners(fleet.gateway for fleet in graph.fleets.values() if fleet.gateway is not None)
 
 
-async def _authority(api: Api, settings: Kubernetes) -> authority.KeyPair:
-    """Our CA, from the Secret of our namespace; made if nobody has made it yet."""
+async def _authority(api: Api, settings: Kubernetes, *, make: bool = True) -> authority.KeyPair:
+    """Our CA, from the Secret of our namespace; if nobody has made it yet, made, or a UserError."""
     collection = f"/api/v1/namespaces/{settings.namespace}/secrets"
 
     async def read() -> Mapping[str, Any] | None:
@@ -129,6 +155,10 @@ async def _authority(api: Api, settings: Kubernetes) -> authority.KeyPair:
             raise
 
     async def create(manifest: Mapping[str, Any]) -> bool:
+        if not make:
+            raise UserError(
+                f"Secret {settings.namespace}/{AUTHORITY} does not exist; start `penstock controller` first"
+            )
         try:
             await api.create(collection, dict(manifest))
         except ApiError as error:

@@ -1,6 +1,7 @@
 """`penstock controller`: the options of a gateway in a Kubernetes cluster."""
 
 import argparse
+import json
 import os
 import secrets
 import socket
@@ -23,14 +24,16 @@ def options(command: Parser, serve: Serve) -> None:
         "Runs the gateway in a Kubernetes cluster: watches the Gateway API and inference resources, serves xDS and the endpoint "
         "picker over TLS, writes statuses, and makes Envoys for each Gateway. In a pod it needs no option; elsewhere it uses KUBECONFIG."
     )
-    _about_us(command)
+    whereabouts(command)
+    _about_this_replica(command)
     _about_envoys(command)
     _about_requests(command)
     command.add_argument("-v", "--verbose", action="store_true", help="log more")
     command.set_defaults(act=lambda given: go(serve(settings(given)), verbose=given.verbose))
 
 
-def _about_us(command: Parser) -> None:
+def whereabouts(command: Parser) -> None:
+    """Where the cluster is, and what we are called in it."""
     option = command.add_argument
     option(
         "--kubeconfig",
@@ -45,13 +48,17 @@ def _about_us(command: Parser) -> None:
         help="ours: the Lease and our authority are kept there (default: POD_NAMESPACE, or penstock-system)",
     )
     option("--service", default=_HERE.service, help="the Service by which Envoys find us (default: %(default)s)")
+    option("--xds-port", type=count, default=_HERE.xds_port, metavar="PORT", help="xDS (default: %(default)s)")
+
+
+def _about_this_replica(command: Parser) -> None:
+    option = command.add_argument
     option(
         "--address",
         default=os.environ.get("POD_IP", _HERE.address),
         metavar="IP",
         help="where Envoys reach this replica's picker (default: POD_IP, or 127.0.0.1)",
     )
-    option("--xds-port", type=count, default=_HERE.xds_port, metavar="PORT", help="xDS (default: %(default)s)")
     option(
         "--picker-port",
         type=count,
@@ -141,6 +148,21 @@ def _about_requests(command: Parser) -> None:
         metavar="SECONDS",
         help="how long Envoy waits for a decision; after that the pool's failureMode decides (default: 2)",
     )
+
+
+async def attach(given: argparse.Namespace) -> int:
+    """`penstock attach`: the manifests that are not pods, as a List."""
+    from penstock.cluster import attachment  # noqa: PLC0415  the parser needs nothing of it
+
+    place = Kubernetes(
+        namespace=given.namespace,
+        service=given.service,
+        xds_port=given.xds_port,
+        kubeconfig=given.kubeconfig,
+        context=given.context,
+    )
+    print(json.dumps(await attachment(place, given.gateway), indent=1))
+    return 0
 
 
 def settings(given: argparse.Namespace) -> Settings:

@@ -26,10 +26,8 @@ from xds_server.latest import Latest
 from xds_server.model.graph import Graph
 from xds_server.model.objects import Problem
 from xds_server.server import Fleets
-from xds_server.snapshot import Snapshot
 
 log = logging.getLogger("penstock")
-_NOTHING = Snapshot()
 _LOCATED = (
     50  # problems that get the line of their field: finding it reads the file again, which must not hold the loop
 )
@@ -89,8 +87,11 @@ class Report:
             kinds = Counter(problem.ref.kind if problem.ref else "unreadable" for problem in self.problems(graph))
             for kind, count in sorted(kinds.items()):
                 yield Sample(catalogue.OBJECTS_INVALID, {"kind": kind}, count)
-        for url, found in (snapshots or {}).get("", _NOTHING).resources.items():
-            yield Sample(catalogue.XDS_RESOURCES, {"type": short_type(url)}, len(found))
+        sizes: Counter[str] = Counter()  # of all fleets
+        for snapshot in (snapshots or {}).values():
+            sizes.update({url: len(found) for url, found in snapshot.resources.items()})
+        for url, size in sizes.items():
+            yield Sample(catalogue.XDS_RESOURCES, {"type": short_type(url)}, size)
 
     def observe(self, fact: object) -> None:
         """What an operator wants to read of a fact, if anything."""

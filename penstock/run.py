@@ -82,6 +82,11 @@ class Gateway:
     def addresses(self) -> str:
         """Where the gateway, Envoy's admin and the telemetry are."""
         settings, graph = self.settings, self.graphs.value
+        if cluster := settings.kubernetes:
+            where = f"namespace {', '.join(cluster.watch)}" if cluster.watch else "every namespace"
+            return (
+                f"gateways of {where}; xDS on port {cluster.xds_port}, picker {cluster.address}:{cluster.picker_port}"
+            )
         plane = settings.plane(self.folder)
         sockets = [plane.socket(port.number) for port in graph.ports] if graph else []
         listeners = ", ".join(f"{host}:{port}" for host, port in sockets) or "no listener yet"

@@ -5,7 +5,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from penstock.cluster import AUTHORITY, Joined, _admission, joined
+import pytest
+
+from penstock.cluster import AUTHORITY, Joined, _admission, attachment, joined
+from penstock.process import UserError
 from penstock.settings import Kubernetes
 from tests.xds_server.kubernetes.fake_api import FakeApi
 from tests.xds_server.kubernetes.helpers import Facts, running
@@ -89,6 +92,20 @@ async def test_replicas_and_restarts_share_one_authority(tmp_path: Path) -> None
     assert trusts[0].server_name == "penstock.penstock-system.svc"
     assert here.fake.count("create", "secrets") == 1
     assert here.fake.get("secrets", AUTHORITY, SYSTEM)
+
+
+async def test_envoys_of_somebody_else_get_an_account_and_a_bootstrap(tmp_path: Path) -> None:
+    here = World()
+    async with here.fake.serve() as api:
+        given = settings(api, tmp_path)
+        with pytest.raises(UserError, match="start `penstock controller` first"):
+            await attachment(given, "default/web")
+        async with joined(given, here.states, here.graphs, here.facts):
+            account, config = (await attachment(given, "default/web"))["items"]
+        with pytest.raises(UserError, match="NAMESPACE/NAME"):
+            await attachment(given, "web")
+    assert (account["kind"], account["metadata"]["name"]) == ("ServiceAccount", "web-penstock")
+    assert "penstock.penstock-system.svc" in config["data"]["bootstrap.json"]
 
 
 async def test_an_envoy_gets_the_fleet_of_its_account_and_no_other() -> None:
