@@ -48,6 +48,7 @@ class Decision:
     body_bytes: int
     seconds: float  # CPU and waiting between the last request byte and the answer
     request_id: str = ""  # x-request-id: all that Envoy's entry has of us where the client left during the decision
+    headers: tuple[tuple[str, str], ...] = ()  # to send with the request; "" takes away what the client sent
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,6 +174,8 @@ class Picker:
             told = loads.get(best, NO_LOAD)
             state.prefixes.resize(best, told.blocks * told.block_tokens)
             state.prefixes.record(best, hashes)
+            for worker in pick.beside:
+                state.prefixes.record(worker, hashes)
         decision = Decision(
             id=ask.id,
             time=ask.wall,
@@ -191,6 +193,7 @@ class Picker:
             body_bytes=request.body_bytes,
             seconds=0.0,  # the shell has the clock: see server.py
             request_id=request.request_id,
+            headers=pick.headers,
         )
         self._signals.started(decision, ask.now)
         return decision

@@ -6,12 +6,15 @@ picker does not have is a ConfigError with a remedy; what it asks for and this p
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from picker import scorers as functions
 from picker.errors import ConfigError
-from picker.scorers import Filter, Picker, Scorer
+from picker.scorers import Filter, Picker, Scorer, View
 from xds_server.model.objects import LabelSelector
+
+if TYPE_CHECKING:
+    from picker.schedule import Pick
 
 API_VERSIONS = ("llm-d.ai/v1alpha1", "inference.networking.x-k8s.io/v1alpha1")
 
@@ -31,7 +34,13 @@ class Profile:
     picker: Picker = field(default_factory=functions.max_score_picker)
     thresholds: Thresholds = Thresholds()
     notes: tuple[str, ...] = ()  # settings that have no effect here, and why
+    handler: "Handler | None" = None  # picks in several stages, each a Profile of its own
+    after: "tuple[After, ...]" = ()  # told where each request went
 
+
+Run = Callable[[View, Profile, str], "Pick"]  # one stage: schedule.run
+Handler = Callable[[View, str, Run], "Pick"]  # (all candidates, request id, how to run a stage)
+After = Callable[[View, tuple[str, ...]], None]  # (all candidates, endpoints that work on the prompt, the best first)
 
 DEFAULT = Profile(
     scorers=(

@@ -14,6 +14,8 @@ class Pick:
     endpoints: tuple[str, ...]  # best first; never empty
     candidates: int  # that passed the filters
     matched: int  # blocks that the best one has cached
+    headers: tuple[tuple[str, str], ...] = ()  # to send with the request; "" takes away what the client sent
+    beside: tuple[str, ...] = ()  # endpoints that work on the same prompt: prefill workers
 
 
 def candidates(endpoints: Sequence[Endpoint], hint: tuple[str, ...] | None) -> list[Endpoint]:
@@ -36,10 +38,19 @@ def candidates(endpoints: Sequence[Endpoint], hint: tuple[str, ...] | None) -> l
 
 
 def pick(view: View, profile: Profile, request_id: str) -> Pick:
-    """The candidates that pass every filter, best first, as many as the profile's picker gives.
+    """What the profile decides, through its handler where it has several stages. Raises NoEndpoint.
 
-    Ties break on the request id, so equal inputs give equal picks. Raises NoEndpoint.
+    Ties break on the request id, so equal inputs give equal picks.
     """
+    handler = profile.handler
+    found = run(view, profile, request_id) if handler is None else handler(view, request_id, run)
+    for tell in profile.after:
+        tell(view, (found.endpoints[0], *found.beside))
+    return found
+
+
+def run(view: View, profile: Profile, request_id: str) -> Pick:
+    """The candidates that pass every filter, best first, as many as the profile's picker gives. Raises NoEndpoint."""
     for name, keep in profile.filters:
         if view.names:
             view = view.only(keep(view))

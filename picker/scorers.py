@@ -59,6 +59,7 @@ class View:
     matched: Sequence[int]  # blocks of the prompt that the endpoint has cached
     blocks: int  # of the prompt
     now: float
+    peer: Endpoint | None = None  # that another stage of this request has been given: decode, where prefill is picked
     known: list[bool] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +78,7 @@ class View:
             [self.matched[i] for i in kept],
             self.blocks,
             self.now,
+            self.peer,
         )
 
 

@@ -72,6 +72,7 @@ class Destination:
 
     endpoints: str  # "ip:port,ip:port", best first
     id: str
+    headers: tuple[tuple[str, str], ...] = ()  # beside it; "" takes away what the client sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +260,7 @@ class ExtProcSession:
         if isinstance(found, Denied):
             return self._refuse(found, request.dialect, "")
         self.fact = found
-        destination = Destination(",".join(found.endpoints), found.id)
+        destination = Destination(",".join(found.endpoints), found.id, found.headers)
         rewrite = request.model and found.target_model != request.model
         rewritten = with_model(body, found.target_model) if rewrite else None
         if start.mode != "duplex":

@@ -152,6 +152,11 @@ def _send_to(message: Any, mutation: Any, destination: Destination) -> None:
     """The header and the dynamic metadata must be equal (proposal 004); headers of trailers would come too late."""
     if mutation is not None:
         _set(mutation, DESTINATION, destination.endpoints)
+        for name, value in destination.headers:
+            if value:
+                _set(mutation, name, value)
+            else:
+                mutation.remove_headers.append(name)
     fields = message.dynamic_metadata.fields
     fields[LB_NAMESPACE].struct_value.fields[DESTINATION].string_value = destination.endpoints
     fields[PENSTOCK_NAMESPACE].struct_value.fields["id"].string_value = destination.id
