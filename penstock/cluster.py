@@ -62,12 +62,14 @@ class Joined:
 async def attachment(settings: Kubernetes, gateway: str) -> dict[str, Any]:
     """The ServiceAccount and the ConfigMap that Envoys of somebody else need to serve a Gateway ("namespace/name"), as a List."""
     namespace, _, name = gateway.partition("/")
+    if not name:
+        raise UserError(f"{gateway} names no Gateway; write NAMESPACE/NAME")
     path = f"/apis/{GATEWAY_GROUP}/v1/namespaces/{namespace}/gateways/{name}"
     async with connect(await _access(settings)) as api:
         try:
             document = await api.get(path)
         except ApiError as error:
-            raise UserError(f"Gateway {gateway}: {error}; name one as NAMESPACE/NAME") from error
+            raise UserError(f"Gateway {gateway}: {error}; name one that exists") from error
         found = parse(document, strict=False)
         keys = await _authority(api, settings, make=False)
     if not isinstance(found, Gateway):
