@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from picker.latency import GUESS, Speed
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -29,6 +31,8 @@ class Load:
     inflight: int = 0  # requests that the gateway has sent there and that have not ended
     inflight_tokens: int = 0  # their uncached prompt tokens
     inflight_at_scrape: int = 0  # `inflight` when the figures above were taken
+    utilization: float = 0.0  # of the accelerator, in [0, 1]; 0 too where the page does not say
+    speed: Speed = GUESS  # as learned from the requests that ended
 
 
 class UnknownPage(Exception):

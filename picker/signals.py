@@ -1,16 +1,29 @@
-"""Signals: the Load of every endpoint of every pool, merged from scrapes and from our own in-flight count.
+"""Signals: the Load of every endpoint of every pool, merged from scrapes, our own in-flight count and what was learned.
 
 `loads` is on the request path: only the endpoints that changed since the last call are built again. No clock in here.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from picker.facts import Decision, Outcome
 from picker.inflight import TIMEOUT, InFlight, LogEntry
+from picker.latency import GUESS, Latency, Sample, Speed
 from picker.load import Load
 from xds_server.model.graph import Endpoint
 
 _UNKNOWN = Load()
+_MOST = 100_000  # requests whose circumstances are remembered until they end
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What was so at a decision."""
+
+    since: float
+    inflight: float  # others on the endpoint
+    cold: bool  # the adapter was not loaded
 
 
 class Signals:
@@ -19,6 +32,8 @@ class Signals:
     def __init__(self, timeout: float = TIMEOUT, on_busy: Callable[[str], None] = lambda _: None) -> None:
         """`timeout`: see InFlight. `on_busy` is called with an endpoint that gets its first request in flight."""
         self.inflight = InFlight(timeout, self._changed)
+        self.latency = Latency()
+        self._begun: OrderedDict[str, tuple[Decision, _Begun]] = OrderedDict()
         self.on_busy = on_busy
         self._figures: dict[str, Load] = {}  # as scraped
         self._asked: dict[str, int] = {}  # what was in flight when the scrape that runs was sent
@@ -40,6 +55,7 @@ class Signals:
         for known in (self._figures, self._asked, self._at_scrape, self.failures):
             for gone in known.keys() - of.keys():
                 del known[gone]
+        self.latency.update(keys)
         self._loads = {pool: {key: self._merged(key) for key in found} for pool, found in keys.items()}
         self._stale = {pool: set() for pool in keys}
 
@@ -53,12 +69,23 @@ class Signals:
         return self._loads.get(pool, {})
 
     def started(self, decision: Decision, now: float) -> None:
-        """Count a request that was given endpoints."""
+        """Count a request that was given endpoints; `now` is when it left, having waited or not."""
+        load = self._merged(decision.endpoints[0])
+        there = load.loras | load.loras_waiting
+        model = decision.target_model
+        cold = load.max_loras > 0 and model not in there and self.latency.is_adapter(model)
+        self._begun[decision.id] = decision, _Begun(now, load.inflight + load.speed.foreign, cold)
+        if len(self._begun) > _MOST:
+            self._begun.popitem(last=False)
         self.inflight.started(decision, max(decision.prompt_tokens - decision.matched_tokens, 0), now)
 
     def finished(self, entry: LogEntry) -> Outcome | None:
-        """See InFlight.finished."""
-        return self.inflight.finished(entry)
+        """See InFlight.finished; what the request tells of its endpoint is learned."""
+        outcome = self.inflight.finished(entry)
+        begun = self._begun.pop(entry.id if outcome is None else outcome.id, None)
+        if begun is not None and outcome is not None:
+            self._learn(outcome, *begun)
+        return outcome
 
     def reported(self, outcome: Outcome) -> None:
         """See InFlight.reported."""
@@ -66,7 +93,10 @@ class Signals:
 
     def expired(self, now: float) -> list[Outcome]:
         """See InFlight.expired; to be called every few seconds."""
-        return self.inflight.expired(now)
+        lost = self.inflight.expired(now)
+        for outcome in lost:
+            self._begun.pop(outcome.id, None)
+        return lost
 
     def asked(self, endpoint: str) -> None:
         """A scrape was sent. What is in flight now is what the figures will contain, give or take one."""
@@ -78,7 +108,10 @@ class Signals:
         counted = self.inflight.count(endpoint)
         self.inflight.on_scrape(endpoint, figures, sent_at)
         ghosts = counted - self.inflight.count(endpoint)  # not in the figures either
-        self._at_scrape[endpoint] = max(self._asked.pop(endpoint, 0) - ghosts, 0)
+        ours = self._at_scrape[endpoint] = max(self._asked.pop(endpoint, 0) - ghosts, 0)
+        self.latency.scraped(endpoint, figures.running, figures.waiting, ours, sent_at)
+        if figures.max_loras:
+            self.latency.adapters(figures.loras | figures.loras_waiting)
         self._changed(endpoint)
 
     def failed(self, endpoint: str) -> int:
@@ -94,6 +127,29 @@ class Signals:
         """It has requests in flight, or requests of others wait there: worth a fresh look."""
         return self.inflight.count(endpoint) > 0 or self._figures.get(endpoint, _UNKNOWN).waiting > 0
 
+    def _learn(self, outcome: Outcome, decision: Decision, begun: _Begun) -> None:
+        """From a request that ended well where it was first sent: another endpoint's answer has our retries in its times."""
+        endpoint = decision.endpoints[0]
+        if outcome.reason or outcome.endpoint != endpoint or outcome.attempts > 1:
+            return
+        uncached: float = decision.prompt_tokens - decision.matched_tokens
+        if outcome.cached_tokens is not None and outcome.input_tokens:
+            share = outcome.cached_tokens / outcome.input_tokens
+            uncached = decision.prompt_tokens * (1.0 - share)
+            if decision.matched_tokens > 0:
+                self.latency.cached(endpoint, share * decision.prompt_tokens / decision.matched_tokens)
+        elif (speed := self.latency.speed(endpoint)).trust < 1.0:
+            uncached = decision.prompt_tokens - decision.matched_tokens * speed.trust
+        queue = outcome.queue or 0.0  # Envoy's clock started before ours
+        seconds = None if outcome.duration is None else max(outcome.duration - queue, 0.0)
+        ttft = max(outcome.ttft - queue, 0.0) if outcome.streaming and outcome.ttft is not None else None
+        ended = begun.since + (seconds or 0.0)
+        self.latency.observe(
+            endpoint,
+            Sample(max(uncached, 0.0), begun.inflight, ended, seconds, ttft, begun.cold, outcome.output_tokens),
+        )
+        self._changed(endpoint)
+
     def _changed(self, endpoint: str) -> None:
         for pool in self._pools.get(endpoint, ()):
             self._stale[pool].add(endpoint)
@@ -106,10 +162,11 @@ class Signals:
     def _merged(self, endpoint: str) -> Load:
         figures, inflight = self._figures.get(endpoint, _UNKNOWN), self.inflight
         at_scrape = self._at_scrape.get(endpoint, 0)
-        return _with(figures, figures.errors, inflight.count(endpoint), inflight.tokens(endpoint), at_scrape)
+        counts = inflight.count(endpoint), inflight.tokens(endpoint), at_scrape
+        return _with(figures, figures.errors, *counts, self.latency.speed(endpoint))
 
 
-def _with(figures: Load, errors: int, inflight: int, tokens: int, at_scrape: int) -> Load:
+def _with(figures: Load, errors: int, inflight: int, tokens: int, at_scrape: int, speed: Speed = GUESS) -> Load:
     """dataclasses.replace takes three times as long."""
     return Load(
         figures.waiting,
@@ -125,4 +182,6 @@ def _with(figures: Load, errors: int, inflight: int, tokens: int, at_scrape: int
         inflight,
         tokens,
         at_scrape,
+        figures.utilization,
+        speed,
     )

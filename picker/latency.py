@@ -1,0 +1,294 @@
+"""Latency: how fast each endpoint is, learned from the requests that ended. The formulas are `Speed`, a frozen value in its Load.
+
+    TTFT = (base + uncached tokens x prefill speed) x slow-down by in-flight + wait for a slot + loading the adapter
+
+Nothing is configured and nothing is assumed to be equal: slow and fast accelerators, large and small batches differ in what is
+learned. A new endpoint starts as its peers are. Decision: docs/decisions/0008-least-predicted-ttft.md. No clock in here.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from math import exp, inf, log
+from statistics import median
+
+Weights = tuple[
+    float, float, float, float
+]  # of 1, kilotokens, in-flight, kilotokens x in-flight; seconds; never negative
+
+# Before anything is known: a mid-sized model on a current accelerator. Wrong figures here still order by prefix and in-flight.
+_GUESS: Weights = (0.02, 0.1, 0.001, 0.01)
+_GUESSED_SECONDS = 2.0  # in a slot
+_GUESSED_COLD = 0.2  # to load an adapter
+_OVERTURN = (
+    0.5  # requests' worth of belief, per weight, that an endpoint is like its peers; and that peers are as guessed
+)
+_REMEMBER = 0.97  # of what was learned, at each request of an endpoint: the last thirty count
+_REMEMBER_POOL = 0.995
+_FADE = 60.0  # seconds without a request in which half of what was learned is doubted: who was slow once gets another chance
+_FADE_RECENT = 10.0
+_RECENT = 5  # requests that tell of a change: their median, so that neither one nor two outliers do
+_DEAD_BAND = 0.15  # (log) recent requests that differ less are noise
+_LEAST = 1e-4  # seconds: shorter ones are not told apart
+_MODELS = 1024  # names of adapters that are remembered
+_CACHED = 0.8  # of what was predicted is as good as all: templates and block sizes never agree to the token
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What was learned of one endpoint. All times are seconds; `slots` are requests that it runs at once, inf if unknown."""
+
+    weights: Weights = _GUESS
+    drift: float = 0.0  # log of how much slower than `weights` it has been of late
+    at: float = -inf  # when `drift` was measured
+    seen: float = 0.0  # requests that it was learned from, the older the less they count
+    slots: float = inf
+    seconds: float = _GUESSED_SECONDS  # that a request keeps its slot, on the average
+    cold: float = _GUESSED_COLD  # to load an adapter
+    trust: float = 1.0  # the share of the predicted cached tokens that the server really has
+    foreign: float = 0.0  # requests there that are not ours, on the average
+
+    def prefill(self, uncached_tokens: float, inflight: float, now: float) -> float:
+        """Until the first token, once there is a slot; `inflight` are the others."""
+        base, token, request, both = self.weights
+        beside = min(inflight, self.slots - 1.0)
+        found = base + request * beside + uncached_tokens / 1000.0 * (token + both * beside)
+        drift = self.drift
+        return found if not drift else found * exp(drift * 0.5 ** (max(now - self.at, 0.0) / _FADE_RECENT))
+
+    def wait(self, inflight: float) -> float:
+        """Until there is a slot: slots become free one after the other, `slots` of them in the time of one request."""
+        over = inflight - self.slots + 1.0
+        return over * self.seconds / self.slots if over > 0.0 else 0.0
+
+
+GUESS = Speed()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One request that ended well on the endpoint that was chosen for it. Times are seconds and start at the decision."""
+
+    uncached_tokens: float  # as reported, else as predicted
+    inflight: float  # others on the endpoint at the decision
+    now: float  # when it ended
+    seconds: float | None = None  # until its last byte
+    ttft: float | None = None  # None too where the answer was not streamed: its first byte comes with its last
+    cold: bool = False  # the adapter had to be loaded
+    output_tokens: int | None = None
+
+
+class _Fit:
+    """Weighted least squares of relative errors with weights that are not negative; forgets, and then falls back on `prior`."""
+
+    __slots__ = ("_moments", "_products", "seen", "weights")
+
+    def __init__(self, prior: Weights) -> None:
+        self._products = [[0.0] * 4 for _ in range(4)]
+        self._moments = [0.0] * 4
+        self.weights: Weights = prior
+        self.seen = 0.0
+
+    def of(self, uncached_tokens: float, inflight: float) -> float:
+        return _dot(self.weights, _features(uncached_tokens, inflight))
+
+    def add(self, uncached_tokens: float, inflight: float, seconds: float, prior: Weights, remember: float) -> None:
+        x = _features(uncached_tokens, inflight)
+        guess, seconds = max(_dot(self.weights, x), _LEAST), max(seconds, _LEAST)
+        surprise = abs(log(seconds / guess))
+        # Relative errors, whichever of both is the larger; Huber: what surprises pulls, but no harder the more it surprises.
+        weight = min(1.0, 0.5 / surprise if surprise else 1.0) / (seconds * guess)
+        self.fade(remember)
+        for row, (products, one) in enumerate(zip(self._products, x, strict=True)):
+            self._moments[row] += weight * one * seconds
+            for column, other in enumerate(x):
+                products[column] += weight * one * other
+        self.seen += 1.0
+        self.solve(prior)
+
+    def fade(self, share: float) -> None:
+        self._products = [[one * share for one in row] for row in self._products]
+        self._moments = [one * share for one in self._moments]
+        self.seen *= share
+
+    def solve(self, prior: Weights) -> None:
+        """A few sweeps of coordinate descent from where it stands: cheap, and a weight stops at 0 by itself."""
+        found, scale = list(self.weights), (max(prior[0], _LEAST), max(prior[1], _LEAST))
+        widths = (*scale, max(prior[2], scale[0] / 4), max(prior[3], scale[1] / 4))  # a weight of 0 may grow again
+        beliefs = [_OVERTURN / (width * width) for width in widths]
+        for _ in range(4):
+            for i, (row, moment, expected, belief) in enumerate(
+                zip(self._products, self._moments, prior, beliefs, strict=True)
+            ):
+                rest = row[0] * found[0] + row[1] * found[1] + row[2] * found[2] + row[3] * found[3] - row[i] * found[i]
+                found[i] = max(0.0, (moment - rest + belief * expected) / (row[i] + belief))
+        self.weights = (found[0], found[1], found[2], found[3])
+
+
+def _features(uncached_tokens: float, inflight: float) -> Weights:
+    kilotokens = uncached_tokens / 1000.0
+    return (1.0, kilotokens, inflight, kilotokens * inflight)
+
+
+def _dot(weights: Weights, x: Weights) -> float:
+    return weights[0] + weights[1] * x[1] + weights[2] * x[2] + weights[3] * x[3]
+
+
+@dataclass(slots=True)
+class _Average:
+    """An exponential moving average that starts as a plain one."""
+
+    value: float
+    step: float = 0.1
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.value += max(self.step, 1.0 / (self.count + 1)) * (value - self.value)
+
+
+@dataclass(slots=True)
+class _Known:
+    """Of one endpoint, or of all endpoints of a pool together."""
+
+    fit: _Fit
+    seconds: _Average
+    cold: _Average
+    trust: _Average = field(default_factory=lambda: _Average(1.0))
+    foreign: _Average = field(default_factory=lambda: _Average(0.0, 0.2, 10))
+    slots: float = inf
+    recent: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    at: float = -inf  # of the latest request
+    faded: float = -inf
+    speed: Speed | None = None  # until something is learned
+
+    def drift(self) -> float:
+        """How much (log) the latest requests took longer than was learned; 0 if that may be chance."""
+        if not self.recent:
+            return 0.0
+        found = median(log(ttft / max(self.fit.of(tokens, inflight), _LEAST)) for tokens, inflight, ttft in self.recent)
+        found *= min(1.0, len(self.recent) / 3)
+        return max(found - _DEAD_BAND, 0.0) + min(found + _DEAD_BAND, 0.0)
+
+
+class Latency:
+    """Of the endpoints of all pools. Those of one pool are peers: what was learned of all is where each begins."""
+
+    def __init__(self) -> None:
+        self._endpoints: dict[str, _Known] = {}
+        self._pools: dict[str, _Known] = {}
+        self._pool_of: dict[str, str] = {}
+        self._adapters: OrderedDict[str, None] = OrderedDict()
+
+    def update(self, pools: Mapping[str, Collection[str]]) -> None:
+        """The endpoints of each pool; what was learned of others is forgotten. An endpoint of two pools counts in the first."""
+        self._pool_of = {key: pool for pool in reversed(list(pools)) for key in pools[pool]}
+        for gone in self._endpoints.keys() - self._pool_of.keys():
+            del self._endpoints[gone]
+        self._pools = {pool: self._pools.get(pool) or _new(_GUESS) for pool in pools}
+
+    def speed(self, endpoint: str) -> Speed:
+        """What is known of it; of a new one, what is known of its peers."""
+        pool = self._pools.get(self._pool_of.get(endpoint, ""))
+        if pool is None:
+            return GUESS
+        known = self._endpoints.get(endpoint)
+        if known is None:
+            return Speed(pool.fit.weights, seconds=pool.seconds.value, cold=pool.cold.value)
+        if known.speed is None:
+            known.speed = Speed(
+                known.fit.weights,
+                known.drift(),
+                known.at,
+                known.fit.seen,
+                max(known.slots, 1.0),
+                known.seconds.value,
+                pool.cold.value,
+                known.trust.value,
+                known.foreign.value,
+            )
+        return known.speed
+
+    def observe(self, endpoint: str, sample: Sample) -> None:
+        """A request ended well. Those that failed, or that another endpoint served, say nothing of speed."""
+        found = self._known(endpoint)
+        if found is None:
+            return
+        known, pool = found
+        before = self.speed(endpoint)
+        waited = before.wait(sample.inflight)
+        if sample.ttft is not None:
+            waited = _learn_ttft(known, pool, before, sample)
+        if sample.seconds is not None:
+            in_slot = max(sample.seconds - waited, _LEAST)
+            known.seconds.add(in_slot)
+            pool.seconds.add(in_slot)
+        known.at = max(known.at, sample.now)
+
+    def scraped(self, endpoint: str, running: int, waiting: int, inflight: int, now: float) -> None:
+        """The server counts `running` and `waiting`, of which `inflight` are ours."""
+        found = self._known(endpoint)
+        if found is None:
+            return
+        known, pool = found
+        known.foreign.add(max(running + waiting - inflight, 0))
+        if running > known.slots or (running and waiting and known.slots == inf):
+            known.slots = float(running)
+        elif running and waiting:  # slowly down: who has just arrived may wait for a moment although there are slots
+            known.slots += 0.05 * (running - known.slots)
+        since = now - max(known.at, known.faded)
+        if known.fit.seen and since > _FADE / 10:
+            known.fit.fade(0.5 ** (min(since, _FADE * 10) / _FADE))
+            known.fit.solve(pool.fit.weights)
+            known.faded = now
+
+    def cached(self, endpoint: str, share: float) -> None:
+        """The server had this share (0 to 1) of the prompt tokens that were predicted to be cached there."""
+        if found := self._known(endpoint):
+            found[0].trust.add(1.0 if share > _CACHED else max(share, 0.0))
+
+    def adapters(self, names: Collection[str]) -> None:
+        """These models are adapters: a server that does not name them has to load them."""
+        for name in names:
+            self._adapters[name] = None
+            self._adapters.move_to_end(name)
+        while len(self._adapters) > _MODELS:
+            self._adapters.popitem(last=False)
+
+    def is_adapter(self, model: str) -> bool:
+        return model in self._adapters
+
+    def _known(self, endpoint: str) -> tuple[_Known, _Known] | None:
+        """It and its pool, to be changed; None for one that is in no pool (any more)."""
+        pool = self._pools.get(self._pool_of.get(endpoint, ""))
+        if pool is None:
+            return None
+        known = self._endpoints.get(endpoint)
+        if known is None:
+            known = self._endpoints[endpoint] = _new(pool.fit.weights)
+            known.seconds.value = pool.seconds.value
+        known.speed = None
+        return known, pool
+
+
+def _new(weights: Weights) -> _Known:
+    return _Known(_Fit(weights), _Average(_GUESSED_SECONDS), _Average(_GUESSED_COLD))
+
+
+def _learn_ttft(known: _Known, pool: _Known, before: Speed, sample: Sample) -> float:
+    """Returns how long the request waited for a slot."""
+    assert sample.ttft is not None  # noqa: S101 -- no caller without it
+    ttft = max(sample.ttft, _LEAST)
+    expected = before.prefill(sample.uncached_tokens, sample.inflight, sample.now)
+    wait = before.wait(sample.inflight)
+    if sample.cold:
+        pool.cold.add(max(ttft - expected - wait, 0.0))
+        return wait
+    if wait:
+        if ttft < expected + wait / 4:  # no queue where one should be: there are more slots
+            known.slots += 0.2 * max(sample.inflight + 1.0 - known.slots, 0.0)
+        return max(ttft - expected, 0.0)
+    pool.fit.add(sample.uncached_tokens, sample.inflight, ttft, _GUESS, _REMEMBER_POOL)
+    known.fit.add(sample.uncached_tokens, sample.inflight, ttft, pool.fit.weights, _REMEMBER)
+    known.recent.append((sample.uncached_tokens, sample.inflight, ttft))
+    return 0.0

@@ -1,0 +1,58 @@
+"""What is expected of each candidate: seconds until the first token, whether a slot is free, and until when none is.
+
+Pure functions of a View: all that was learned is in its Loads (`Load.speed`, see latency.py), so equal views give equal answers.
+"""
+
+from picker.load import Load
+from picker.prefix import BLOCK_TOKENS
+from picker.scorers import View
+
+_TIE = 0.0005  # seconds for each request in flight: what is else equal goes where less happens
+_LEAST = 1e-4
+_NOT_YET_LEARNED = 8.0  # requests that count as much as a utilisation of 100 %
+
+
+def others(load: Load) -> float:
+    """Requests on the endpoint now: ours, which no scrape delays, and on the average those of others."""
+    return load.inflight + load.speed.foreign
+
+
+def predict(view: View) -> list[float]:
+    """Seconds from the decision to the first token, for every candidate."""
+    prompt, now, cold = view.request.prompt_tokens, view.now, _cold(view)
+    found = []
+    for load, matched, loading in zip(view.loads, view.matched, cold, strict=True):
+        speed, inflight = load.speed, load.inflight + load.speed.foreign
+        uncached = prompt - min(matched * BLOCK_TOKENS, prompt) * speed.trust
+        seconds = speed.prefill(uncached, inflight, now)
+        if load.utilization > 0.0:  # a busy accelerator is slow, until we know how slow it is
+            seconds *= 1.0 + load.utilization * _NOT_YET_LEARNED / (_NOT_YET_LEARNED + speed.seen)
+        if inflight + 1.0 > speed.slots:
+            seconds += speed.wait(inflight)
+        found.append(seconds + speed.cold if loading else seconds)
+    return found
+
+
+def free(view: View) -> list[bool]:
+    """Whether the candidate would start on a request at once; True where its slots are not known (it never had a queue)."""
+    return [others(load) + 1.0 <= load.speed.slots for load in view.loads]
+
+
+def drain(view: View) -> list[float]:
+    """Seconds until the candidate has a slot for one more request; 0 where one is free."""
+    return [load.speed.wait(others(load)) for load in view.loads]
+
+
+def least_predicted_ttft(view: View) -> list[float]:
+    """llm-d's name: predicted-latency-scorer. The least prediction gets 1, one that is twice as long 0.5."""
+    costs = [seconds + _TIE * load.inflight for seconds, load in zip(predict(view), view.loads, strict=True)]
+    least = max(min(costs, default=0.0), _LEAST)
+    return [least / max(cost, _LEAST) for cost in costs]
+
+
+def _cold(view: View) -> list[bool]:
+    """Where the adapter has to be loaded first. A model that no server names may be the base model: it is nowhere cold."""
+    model, loads = view.model, view.loads
+    if not any(load.max_loras and (model in load.loras or model in load.loras_waiting) for load in loads):
+        return [False] * len(loads)
+    return [load.max_loras > 0 and model not in load.loras and model not in load.loras_waiting for load in loads]
