@@ -7,10 +7,11 @@ them knows passes through unread: it is routed by load alone. The body is never 
 import re
 from array import array
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
+from xxhash import xxh3_64_intdigest
 
 from picker.errors import BadRequest
 from xds_server.model.names import FAIRNESS_HEADER, OBJECTIVE_HEADER
@@ -25,6 +26,8 @@ OBJECTIVE_HEADERS = ("x-llm-d-inference-objective", OBJECTIVE_HEADER)
 FAIRNESS_HEADERS = ("x-llm-d-inference-fairness-id", FAIRNESS_HEADER)
 SESSION_HEADERS = ("x-session-id", "x-session-token", "x-claude-code-session-id", "x-session-affinity", "session-id")
 DEFAULT_FLOW = "default-flow"
+# Types of parts that are media. Sources: OpenAI chat and responses, vLLM multimodal inputs, Anthropic messages.
+MEDIA = frozenset(("image", "image_url", "input_image", "video_url", "audio_url", "input_audio", "document"))
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -45,6 +48,8 @@ class InferenceRequest:
     session_id: str = ""
     user_agent: str = ""
     request_id: str = ""  # x-request-id
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)  # lower-case names
+    media: tuple[int, ...] = ()  # hashes of the images, videos and sounds among the prompt's parts
 
     @property
     def prompt_tokens(self) -> int:
@@ -68,12 +73,13 @@ def parse(headers: Mapping[str, str], body: bytes, max_body: int = MAX_BODY) -> 
     if model and _CONTROL.search(model):  # such a header cannot be sent: Envoy would answer 503 for the server
         raise BadRequest("the field 'model' has control characters", "model")
     salt = content.get("cache_salt")
+    prompt = kind.prompt(content)
     return InferenceRequest(
         path=_path(headers),
         dialect=kind.dialect,
         model=model or "",
         streaming=content.get("stream") is True,
-        prompt=kind.prompt(content),
+        prompt=prompt,
         cache_salt=salt if isinstance(salt, str) else "",
         max_tokens=_max_tokens(content),
         body_bytes=len(body),
@@ -82,6 +88,8 @@ def parse(headers: Mapping[str, str], body: bytes, max_body: int = MAX_BODY) -> 
         session_id=_first(headers, SESSION_HEADERS),
         user_agent=headers.get("user-agent", ""),
         request_id=headers.get("x-request-id", ""),
+        headers=headers,
+        media=_media(content) if b'"type":"' in prompt else (),  # only parts that are not text leave this in a prompt
     )
 
 
@@ -97,6 +105,7 @@ def without_body(headers: Mapping[str, str], body_bytes: int = 0) -> InferenceRe
         session_id=_first(headers, SESSION_HEADERS),
         user_agent=headers.get("user-agent", ""),
         request_id=headers.get("x-request-id", ""),
+        headers=headers,
     )
 
 
@@ -158,6 +167,20 @@ def _content(content: Any, name: str, parts: list[bytes]) -> None:
                 parts.append(_bytes(part, name))
     elif content is not None:
         parts.append(_bytes(content, name))
+
+
+def _media(content: Mapping[str, Any]) -> tuple[int, ...]:
+    """Whatever is no text among the parts of messages and items; the same picture has the same hash in every request."""
+    messages = content.get("messages") or content.get("input") or ()
+    found: list[int] = []
+    for message in messages if isinstance(messages, list) else ():
+        parts = message.get("content") if isinstance(message, dict) else None
+        found += [
+            xxh3_64_intdigest(_bytes(part, "messages"))
+            for part in (parts if isinstance(parts, list) else ())
+            if isinstance(part, dict) and part.get("type") in MEDIA
+        ]
+    return tuple(found)
 
 
 def _tokens_or_text(value: Any, name: str) -> bytes:

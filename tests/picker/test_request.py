@@ -196,3 +196,18 @@ def test_only_the_top_level_model_changes(
 )
 def test_rewriting_keeps_every_other_byte(body: bytes, changed: bytes) -> None:
     assert with_model(body, "b") == changed
+
+
+def test_media_are_told_apart_and_found_again() -> None:
+    def media(*parts: object) -> tuple[int, ...]:
+        return chat(("user", list(parts)), ("assistant", None), ("user", 1)).media
+
+    cat, dog = ({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{name}"}} for name in ("cat", "dog"))
+    assert len({*media(cat), *media(dog)}) == 2
+    assert media(cat, dog) == media(cat) + media(dog)
+    assert media({"type": "text", "text": '{"type":"image_url"}'}) == media("text") == ()
+
+
+def test_the_headers_go_along() -> None:
+    headers = {":path": CHAT, "x-tenant": "a"}
+    assert parse(headers, b'{"model":"m","messages":[]}').headers == without_body(headers).headers == headers
