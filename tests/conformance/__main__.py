@@ -1,6 +1,7 @@
-"""The Gateway API conformance suite against Penstock: `make conformance`.
+"""The public conformance suites against Penstock: `make conformance`.
 
-Ends with a line per profile and exit status 1 if anything failed. The report, in the suite's own format, is written to --report.
+Gateway API's own suite, then the tests of the Inference Extension. Ends with a line per profile, and exit status 1 if anything failed.
+The report, in the suite's own format, is written to --report.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.conformance import inference
 from tests.conformance.bench import ROOT, Bench, accepted, bench
 
 PROFILES = "GATEWAY-HTTP,GATEWAY-GRPC,GATEWAY-TLS,GATEWAY-TCP,GATEWAY-UDP"
@@ -37,7 +39,8 @@ def main() -> int:
         status = _run(made, suite, given, report)
         if given.run_test:
             return status
-        return _summary(report) or status
+        others = inference.run(made, given.gateway_class, keep=given.keep)
+        return _summary(report) or status or others
 
 
 def _arguments() -> argparse.Namespace:
@@ -46,9 +49,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--profiles", default=PROFILES)
     parser.add_argument("--run-test", default="", metavar="NAME", help="a single test, by its short name")
     parser.add_argument("--report", default=str(REPORT))
-    parser.add_argument("--usable", default="10.98.0.200", help="an address that a Service of this cluster can be given")
+    parser.add_argument(
+        "--usable", default="10.98.0.200", help="an address that a Service of this cluster can be given"
+    )
     parser.add_argument("--unusable", default="192.0.2.1", help="an address that no Service can be given")
-    parser.add_argument("--keep", action="store_true", help="leave the cluster up, and the suite's base resources there")
+    parser.add_argument(
+        "--keep", action="store_true", help="leave the cluster up, and the suite's base resources there"
+    )
     parser.add_argument("--log", default="", metavar="FILE", help="also write the suite's output there")
     return parser.parse_args()
 
@@ -72,18 +79,22 @@ def _run(made: Bench, suite: str, given: argparse.Namespace, report: Path) -> in
         flags["run-test"] = given.run_test
     if given.keep:
         flags["cleanup-base-resources"] = "false"
-    command = [*made.prefix, suite, "-test.v", "-test.timeout=30m", *(f"--{name}={value}" for name, value in flags.items())]
-    log = Path(given.log).open("w") if given.log else None
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/tmp")
-    assert process.stdout
-    for line in process.stdout:
-        if log:
+    command = [
+        *made.prefix,
+        suite,
+        "-test.v",
+        "-test.timeout=30m",
+        *(f"--{name}={value}" for name, value in flags.items()),
+    ]
+    with (
+        Path(given.log or os.devnull).open("w") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/") as process,
+    ):
+        for line in process.stdout or ():
             log.write(line)
-            log.flush()
-        if given.run_test or re.match(r"\s*--- (PASS|FAIL|SKIP)", line):
-            sys.stdout.write(line)
-            sys.stdout.flush()
-    return process.wait()
+            if given.run_test or re.match(r"\s*--- (PASS|FAIL)", line):
+                print(line, end="", flush=True)
+    return process.returncode
 
 
 def _summary(report: Path) -> int:
