@@ -124,3 +124,43 @@ def _number(noun: str, low: float, high: float) -> Callable[[str], float]:
 share = _number("share", 0, 1)
 seconds = _number("number of seconds", 0.001, 3600)
 rate = _number("number of requests a second", 0.01, 1000)
+
+
+def request_options(command: Parser) -> None:
+    """What `run` and `controller` are told of requests; `about_requests` reads it."""
+    option = command.add_argument
+    option(
+        "--request-log",
+        default="-",
+        metavar="FILE",
+        help="one JSON line per request; - is standard output, '' none (default: -)",
+    )
+    option(
+        "--request-log-rate",
+        type=share,
+        default=1.0,
+        metavar="SHARE",
+        help="share of the successes to log, from 0 to 1 (default: 1.0); errors are always logged",
+    )
+    option(
+        "--max-body",
+        type=size,
+        default=32 << 20,
+        metavar="SIZE",
+        help="the largest request body, in bytes or with Ki, Mi or Gi; a larger one gets 413 (default: 32Mi)",
+    )
+    option(
+        "--picker-timeout",
+        type=seconds,
+        default=2.0,
+        metavar="SECONDS",
+        help="how long Envoy waits for a decision; after that the pool's failureMode decides (default: 2)",
+    )
+
+
+def about_requests(given: argparse.Namespace) -> dict[str, Any]:
+    """As fields of Settings."""
+    return {
+        name: getattr(given, name)
+        for name in ("telemetry", "request_log", "request_log_rate", "max_body", "picker_timeout")
+    }

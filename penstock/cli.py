@@ -9,7 +9,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from penstock import controller
-from penstock.arguments import Parser, address, count, listen_of, listen_options, rate, seconds, share, size
+from penstock.arguments import (
+    Parser,
+    about_requests,
+    address,
+    count,
+    listen_of,
+    listen_options,
+    rate,
+    request_options,
+    seconds,
+)
 from penstock.process import UserError, calm_garbage_collection, go, until_signal
 from penstock.settings import Proxy, Settings
 from xds_server.bootstrap import bootstrap
@@ -85,33 +95,7 @@ def _run(command: Parser) -> None:
         metavar="ADDRESS",
         help="/metrics, /status, /readyz (default: %(default)s)",
     )
-    option(
-        "--request-log",
-        default="-",
-        metavar="FILE",
-        help="one JSON line per request; - is standard output, '' none (default: -)",
-    )
-    option(
-        "--request-log-rate",
-        type=share,
-        default=1.0,
-        metavar="SHARE",
-        help="share of the successes to log, from 0 to 1 (default: 1.0); errors are always logged",
-    )
-    option(
-        "--max-body",
-        type=size,
-        default=32 << 20,
-        metavar="SIZE",
-        help="the largest request body, in bytes or with Ki, Mi or Gi; a larger one gets 413 (default: 32Mi)",
-    )
-    option(
-        "--picker-timeout",
-        type=seconds,
-        default=2.0,
-        metavar="SECONDS",
-        help="how long Envoy waits for a decision; after that the pool's failureMode decides (default: 2)",
-    )
+    request_options(command)
     option("-v", "--verbose", action="store_true", help="log more")
     command.set_defaults(act=lambda given: go(_serve(given), verbose=given.verbose))
 
@@ -202,11 +186,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         proxy=Proxy(start=not given.no_envoy, workers=given.workers, admin=given.admin),
         xds=tuple(given.xds),
         picker=given.picker or "",
-        telemetry=given.telemetry,
-        request_log=given.request_log,
-        request_log_rate=given.request_log_rate,
-        max_body=given.max_body,
-        picker_timeout=given.picker_timeout,
+        **about_requests(given),
     )
 
 

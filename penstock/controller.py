@@ -8,7 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from penstock.arguments import Parser, address, count, seconds, share, size
+from penstock.arguments import Parser, about_requests, address, count, request_options
 from penstock.process import go
 from penstock.settings import Kubernetes, Proxy, Settings
 from xds_server.infrastructure import Infrastructure
@@ -27,7 +27,7 @@ def options(command: Parser, serve: Serve) -> None:
     whereabouts(command)
     _about_this_replica(command)
     _about_envoys(command)
-    _about_requests(command)
+    request_options(command)
     command.add_argument("-v", "--verbose", action="store_true", help="log more")
     command.set_defaults(act=lambda given: go(serve(settings(given)), verbose=given.verbose))
 
@@ -119,37 +119,6 @@ def _about_envoys(command: Parser) -> None:
     )
 
 
-def _about_requests(command: Parser) -> None:
-    option = command.add_argument
-    option(
-        "--request-log",
-        default="-",
-        metavar="FILE",
-        help="one JSON line per request; - is standard output, '' none (default: -)",
-    )
-    option(
-        "--request-log-rate",
-        type=share,
-        default=1.0,
-        metavar="SHARE",
-        help="share of the successes to log, from 0 to 1 (default: 1.0); errors are always logged",
-    )
-    option(
-        "--max-body",
-        type=size,
-        default=32 << 20,
-        metavar="SIZE",
-        help="the largest request body, in bytes or with Ki, Mi or Gi; a larger one gets 413 (default: 32Mi)",
-    )
-    option(
-        "--picker-timeout",
-        type=seconds,
-        default=2.0,
-        metavar="SECONDS",
-        help="how long Envoy waits for a decision; after that the pool's failureMode decides (default: 2)",
-    )
-
-
 async def attach(given: argparse.Namespace) -> int:
     """`penstock attach`: the manifests that are not pods, as a List."""
     from penstock.cluster import attachment  # noqa: PLC0415  the parser needs nothing of it
@@ -189,9 +158,5 @@ def settings(given: argparse.Namespace) -> Settings:
             ),
         ),
         proxy=Proxy(start=False),
-        telemetry=given.telemetry,
-        request_log=given.request_log,
-        request_log_rate=given.request_log_rate,
-        max_body=given.max_body,
-        picker_timeout=given.picker_timeout,
+        **about_requests(given),
     )
