@@ -20,9 +20,8 @@ Weights = tuple[
 _GUESS: Weights = (0.02, 0.1, 0.001, 0.01)
 _GUESSED_SECONDS = 2.0  # in a slot
 _GUESSED_COLD = 0.2  # to load an adapter
-_OVERTURN = (
-    0.5  # requests' worth of belief, per weight, that an endpoint is like its peers; and that peers are as guessed
-)
+# Requests' worth of belief, for each weight, that an endpoint is like its peers, and that peers are as guessed.
+_OVERTURN = 0.1
 _REMEMBER = 0.97  # of what was learned, at each request of an endpoint: the last thirty count
 _REMEMBER_POOL = 0.995
 _FADE = 60.0  # seconds without a request in which half of what was learned is doubted: who was slow once gets another chance

@@ -33,6 +33,7 @@ class Load:
     inflight_at_scrape: int = 0  # `inflight` when the figures above were taken
     utilization: float = 0.0  # of the accelerator, in [0, 1]; 0 too where the page does not say
     speed: Speed = GUESS  # as learned from the requests that ended
+    resting: float = -math.inf  # it failed: a time.monotonic() value before which it gets nothing, see health.py
 
 
 class UnknownPage(Exception):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from picker.errors import NoEndpoint
+from picker.health import healthy
 from picker.profile import Profile
 from picker.scorers import View
 from xds_server.model.graph import Endpoint
@@ -40,8 +41,9 @@ def candidates(endpoints: Sequence[Endpoint], hint: tuple[str, ...] | None) -> l
 def pick(view: View, profile: Profile, request_id: str) -> Pick:
     """What the profile decides, through its handler where it has several stages. Raises NoEndpoint.
 
-    Ties break on the request id, so equal inputs give equal picks.
+    Ties break on the request id, so equal inputs give equal picks. Endpoints that rest are no candidates while others are.
     """
+    view = view.only(healthy(view.loads, view.now))
     handler = profile.handler
     found = run(view, profile, request_id) if handler is None else handler(view, request_id, run)
     for tell in profile.after:

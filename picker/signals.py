@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from picker.facts import Decision, Outcome
+from picker.health import Health
 from picker.inflight import TIMEOUT, InFlight, LogEntry
 from picker.latency import GUESS, Latency, Sample, Speed
 from picker.load import Load
@@ -33,8 +34,10 @@ class Signals:
         """`timeout`: see InFlight. `on_busy` is called with an endpoint that gets its first request in flight."""
         self.inflight = InFlight(timeout, self._changed)
         self.latency = Latency()
+        self.health = Health()
         self._begun: OrderedDict[str, tuple[Decision, _Begun]] = OrderedDict()
         self.on_busy = on_busy
+        self._now = float("-inf")  # the latest time that we were told
         self._figures: dict[str, Load] = {}  # as scraped
         self._asked: dict[str, int] = {}  # what was in flight when the scrape that runs was sent
         self._at_scrape: dict[str, int] = {}  # what was in flight when the figures were taken
@@ -56,6 +59,7 @@ class Signals:
             for gone in known.keys() - of.keys():
                 del known[gone]
         self.latency.update(keys)
+        self.health.update(of.keys())
         self._loads = {pool: {key: self._merged(key) for key in found} for pool, found in keys.items()}
         self._stale = {pool: set() for pool in keys}
 
@@ -70,6 +74,7 @@ class Signals:
 
     def started(self, decision: Decision, now: float) -> None:
         """Count a request that was given endpoints; `now` is when it left, having waited or not."""
+        self._now = max(self._now, now)
         load = self._merged(decision.endpoints[0])
         there = load.loras | load.loras_waiting
         model = decision.target_model
@@ -77,6 +82,7 @@ class Signals:
         self._begun[decision.id] = decision, _Begun(now, load.inflight + load.speed.foreign, cold)
         if len(self._begun) > _MOST:
             self._begun.popitem(last=False)
+        self.health.started(decision.endpoints[0], load.inflight, now)
         self.inflight.started(decision, max(decision.prompt_tokens - decision.matched_tokens, 0), now)
 
     def finished(self, entry: LogEntry) -> Outcome | None:
@@ -84,7 +90,11 @@ class Signals:
         outcome = self.inflight.finished(entry)
         begun = self._begun.pop(entry.id if outcome is None else outcome.id, None)
         if begun is not None and outcome is not None:
-            self._learn(outcome, *begun)
+            queue = outcome.queue or 0.0  # Envoy's clock started before ours
+            ended = self._now if outcome.duration is None else begun[1].since + max(outcome.duration - queue, 0.0)
+            self._now = max(self._now, ended)
+            self._learn(outcome, *begun, ended)
+            self._diagnose(outcome, begun[0], begun[1].since, ended)
         return outcome
 
     def reported(self, outcome: Outcome) -> None:
@@ -93,6 +103,7 @@ class Signals:
 
     def expired(self, now: float) -> list[Outcome]:
         """See InFlight.expired; to be called every few seconds."""
+        self._now = max(self._now, now)
         lost = self.inflight.expired(now)
         for outcome in lost:
             self._begun.pop(outcome.id, None)
@@ -104,6 +115,7 @@ class Signals:
 
     def scraped(self, endpoint: str, figures: Load, sent_at: float) -> None:
         """A scrape that was sent at `sent_at` came back."""
+        self._now = max(self._now, sent_at)
         self._figures[endpoint] = figures
         counted = self.inflight.count(endpoint)
         self.inflight.on_scrape(endpoint, figures, sent_at)
@@ -112,6 +124,7 @@ class Signals:
         self.latency.scraped(endpoint, figures.running, figures.waiting, ours, sent_at)
         if figures.max_loras:
             self.latency.adapters(figures.loras | figures.loras_waiting)
+        self._check(endpoint)
         self._changed(endpoint)
 
     def failed(self, endpoint: str) -> int:
@@ -120,6 +133,7 @@ class Signals:
         known = self._figures.get(endpoint, _UNKNOWN)
         self.failures[endpoint] = self.failures.get(endpoint, 0) + 1
         self._figures[endpoint] = _with(known, known.errors + 1, 0, 0, 0)
+        self._check(endpoint)
         self._changed(endpoint)
         return known.errors + 1
 
@@ -127,7 +141,7 @@ class Signals:
         """It has requests in flight, or requests of others wait there: worth a fresh look."""
         return self.inflight.count(endpoint) > 0 or self._figures.get(endpoint, _UNKNOWN).waiting > 0
 
-    def _learn(self, outcome: Outcome, decision: Decision, begun: _Begun) -> None:
+    def _learn(self, outcome: Outcome, decision: Decision, begun: _Begun, ended: float) -> None:
         """From a request that ended well where it was first sent: another endpoint's answer has our retries in its times."""
         endpoint = decision.endpoints[0]
         if outcome.reason or outcome.endpoint != endpoint or outcome.attempts > 1:
@@ -143,12 +157,25 @@ class Signals:
         queue = outcome.queue or 0.0  # Envoy's clock started before ours
         seconds = None if outcome.duration is None else max(outcome.duration - queue, 0.0)
         ttft = max(outcome.ttft - queue, 0.0) if outcome.streaming and outcome.ttft is not None else None
-        ended = begun.since + (seconds or 0.0)
         self.latency.observe(
             endpoint,
             Sample(max(uncached, 0.0), begun.inflight, ended, seconds, ttft, begun.cold, outcome.output_tokens),
         )
         self._changed(endpoint)
+
+    def _diagnose(self, outcome: Outcome, decision: Decision, since: float, now: float) -> None:
+        """Of the endpoint that answered last, and of those that were tried before it."""
+        tried = decision.endpoints[: max(outcome.attempts, 1)]
+        served = outcome.endpoint or tried[-1]
+        for endpoint in tried:
+            if endpoint != served and outcome.attempts > 1:
+                self.health.retried(endpoint, since, now)
+                self._changed(endpoint)
+        self.health.ended(served, outcome.reason, since, now)
+        self._changed(served)
+
+    def _check(self, endpoint: str) -> None:
+        self.health.check(endpoint, self.inflight.count(endpoint), self.latency.speed(endpoint).seconds, self._now)
 
     def _changed(self, endpoint: str) -> None:
         for pool in self._pools.get(endpoint, ()):
@@ -163,10 +190,18 @@ class Signals:
         figures, inflight = self._figures.get(endpoint, _UNKNOWN), self.inflight
         at_scrape = self._at_scrape.get(endpoint, 0)
         counts = inflight.count(endpoint), inflight.tokens(endpoint), at_scrape
-        return _with(figures, figures.errors, *counts, self.latency.speed(endpoint))
+        return _with(figures, figures.errors, *counts, self.latency.speed(endpoint), self.health.until(endpoint))
 
 
-def _with(figures: Load, errors: int, inflight: int, tokens: int, at_scrape: int, speed: Speed = GUESS) -> Load:
+def _with(
+    figures: Load,
+    errors: int,
+    inflight: int,
+    tokens: int,
+    at_scrape: int,
+    speed: Speed = GUESS,
+    resting: float = float("-inf"),
+) -> Load:
     """dataclasses.replace takes three times as long."""
     return Load(
         figures.waiting,
@@ -184,4 +219,5 @@ def _with(figures: Load, errors: int, inflight: int, tokens: int, at_scrape: int
         at_scrape,
         figures.utilization,
         speed,
+        resting,
     )
