@@ -1,9 +1,8 @@
 """The policies that benchmarks.quality compares: load balancers as Envoy has them, profiles of llm-d, ours, and an oracle."""
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks._fleet import SLOTS, chain
+from benchmarks._balancers import Balancer, LeastRequest, Oracle, PatientOracle, RoundRobin
 from benchmarks._simulate import Chosen, Later, Simulation
 from benchmarks._workloads import Request
 from picker.facts import Decision
@@ -19,7 +18,7 @@ from xds_server.model.objects import ObjectRef
 
 REF = ObjectRef("inference.networking.k8s.io", "InferencePool", "default", "pool")
 BATCH = Objective("batch", -1)
-FALLBACKS = 3  # servers of one decision, where the policy is not the picker's
+OBJECTIVE_HEADER = "x-llm-d-slo-ttft-ms"
 
 LLM_D_DEFAULT: Mapping[str, object] = {
     "apiVersion": "llm-d.ai/v1alpha1",
@@ -42,94 +41,6 @@ LLM_D_DEFAULT: Mapping[str, object] = {
         }
     ],
 }
-
-
-class Balancer:
-    """Policies that look at nothing but what they did themselves."""
-
-    def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
-        self.names: list[str] = []
-        self.active: dict[str, int] = {}
-
-    def ready(self, servers: Sequence[str], _now: float) -> None:
-        self.names = list(servers)
-
-    def decide(self, request: Request, _now: float) -> Chosen | None:
-        found = tuple(self.order(request)[:FALLBACKS])
-        if found:
-            self.active[found[0]] = self.active.get(found[0], 0) + 1
-        return found
-
-    def order(self, _request: Request) -> list[str]:
-        return self.chance.sample(self.names, len(self.names))
-
-    def poll(self, _now: float) -> Later:
-        return ()
-
-    def next_deadline(self) -> float | None:
-        return None
-
-    def finished(self, request: Request, _now: float) -> None:
-        if request.server in self.active:
-            self.active[request.server] -= 1
-
-    def asked(self, server: str) -> None:
-        pass
-
-    def scraped(self, server: str, figures: Load | None, sent_at: float, now: float) -> None:
-        pass
-
-
-class RoundRobin(Balancer):
-    at = -1
-
-    def order(self, _request: Request) -> list[str]:
-        self.at += 1
-        return [self.names[(self.at + step) % len(self.names)] for step in range(len(self.names))]
-
-
-class LeastRequest(Balancer):
-    """Of all servers, not of two: the best that a count can do."""
-
-    def order(self, _request: Request) -> list[str]:
-        names = self.chance.sample(self.names, len(self.names))
-        return sorted(names, key=lambda name: self.active.get(name, 0))
-
-
-class Oracle(Balancer):
-    """The least TTFT by the servers' true state and true speed: how much of the rest is ignorance. It refuses nothing."""
-
-    def __init__(self, seed: int, simulation: Simulation) -> None:
-        super().__init__(seed)
-        self._simulation = simulation
-        self._sent: dict[str, dict[int, float]] = {}  # server -> id -> seconds that it will hold a slot
-
-    def order(self, request: Request) -> list[str]:
-        hashes = chain(request)
-        predicted = {name: self._predict(name, request, hashes) for name in self.names}
-        names = sorted(self.chance.sample(self.names, len(self.names)), key=lambda name: predicted[name][0])
-        self._sent.setdefault(names[0], {})[request.id] = predicted[names[0]][1]
-        return names
-
-    def _predict(self, name: str, request: Request, hashes: tuple[int, ...]) -> tuple[float, float]:
-        server = self._simulation.fleet[name]
-        latency = server.engine.settings.latency
-        busy = self._sent.get(name, {})
-        uncached = request.prompt_tokens - server.cached_tokens(hashes, request.prompt_tokens)
-        running = min(SLOTS, len(busy) + 1)
-        prefill = latency.prefill(uncached, running, SLOTS)
-        if request.adapter and request.adapter not in server.engine.adapters()[0]:
-            prefill += latency.lora_ms / 1000
-        seconds = prefill + request.max_tokens * latency.step(running, SLOTS)
-        left = sum(busy.values()) * (0.5 if len(busy) <= SLOTS else 1 - 0.5 * SLOTS / len(busy))
-        return prefill + (left / SLOTS if len(busy) >= SLOTS else 0.0), seconds
-
-    def poll(self, _now: float) -> Later:
-        for name, busy in self._sent.items():  # the oracle needs no access log
-            requests = self._simulation.requests_by_id
-            self._sent[name] = {id_: left for id_, left in busy.items() if requests[id_].end is None}
-        return ()
 
 
 class Blind(Signals):
@@ -180,22 +91,28 @@ class Picked:
             body_bytes=len(request.prompt),
             objective=BATCH.name if request.priority < 0 else "",
             fairness_id=request.tenant,
+            headers={} if request.objective is None else {OBJECTIVE_HEADER: f"{request.objective * 1000:g}"},
         )
-        found = self.picker.decide(Ask(asked, "default/pool", None, str(request.id), now, now))
-        return self._chosen(request, found)
+        return self._chosen(request, self.picker.decide(Ask(asked, "default/pool", None, str(request.id), now, now)))
 
     def _chosen(self, request: Request, found: object) -> Chosen | None:
         if isinstance(found, Denied):
+            request.reason = found.refused.reason
             return ()
-        assert isinstance(found, Decision)
+        if not isinstance(found, Decision):
+            self._waiting[str(request.id)] = request
+            return None
         request.estimate = found.prompt_tokens, found.matched_tokens
         return found.endpoints
 
-    def poll(self, _now: float) -> Later:
-        return ()
+    def poll(self, now: float) -> Later:
+        if not self._waiting:
+            return ()
+        found = [(self._waiting.pop(id_), answer) for id_, answer in self.picker.poll(now)]
+        return [(request, self._chosen(request, answer) or ()) for request, answer in found]
 
     def next_deadline(self) -> float | None:
-        return None
+        return self.picker.next_deadline() if self._waiting else None
 
     def finished(self, request: Request, _now: float) -> None:
         aborted = request.status != 200
@@ -262,4 +179,5 @@ POLICIES: Mapping[str, Callable[[int, Simulation], object]] = {
     "llm-d guide, active": lambda _seed, _: Picked(profile=GUIDE_ACTIVE, signals=Blind),
     "ours": lambda _seed, _: Picked(),
     "oracle": Oracle,
+    "oracle, waiting": PatientOracle,
 }

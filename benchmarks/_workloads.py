@@ -36,6 +36,7 @@ class Request:
     first: float | None = None
     end: float | None = None
     status: int = 0
+    reason: str = ""  # of a refusal
     server: str = ""
     cached: int = 0  # prompt tokens
     estimate: tuple[int, int] = (0, 0)  # what the picker thought: prompt tokens, cached ones
