@@ -121,6 +121,7 @@ class Simulation:
         self._schedule(server)
 
     def _ended(self, request: Request, status: int) -> None:
+        assert request.end is None, f"request {request.id} ends twice"
         request.status, request.end = status, self.now
         self._open -= 1
         if request.sent is not None:

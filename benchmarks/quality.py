@@ -44,7 +44,13 @@ def simulate(
 def ideal_capacity(servers: int, uncached: float, answer: float) -> float:
     """Requests a second of servers that are always full, from the formulas of the engine alone."""
     latency = Latency()
-    return servers * SLOTS / (latency.prefill(int(uncached), SLOTS, SLOTS) + answer * latency.step(SLOTS, SLOTS))
+    prefill = latency.prefill(int(uncached), SLOTS, SLOTS)
+    decoding = float(SLOTS)  # those that are not in their prefill: they alone slow a step down
+    for _ in range(20):
+        # The first token comes with the prefill, the second with a step that has begun already: half of one, on the average.
+        decode = (answer - 1.5) * latency.decode_ms * (1.0 + latency.decode_slowdown * decoding / SLOTS) / 1000.0
+        decoding = SLOTS * decode / (prefill + decode)
+    return servers * SLOTS / (prefill + decode)
 
 
 def capacity(workload: Workload, servers: int, seed: int) -> float:
