@@ -42,6 +42,11 @@ class Kubernetes:
     provision: bool = True  # make Envoys for each Gateway; else they are there already
     infrastructure: Infrastructure = Infrastructure(xds="", server_name="", authority="")
 
+    @property
+    def replicas(self) -> str:
+        """The headless Service of all replicas that are ready; where there is none, no picker stands in for another."""
+        return f"{self.service}-replicas.{self.namespace}.svc"
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -66,6 +71,8 @@ class Settings:
         if self.kubernetes:
             return DataPlane(
                 picker=f"{self.kubernetes.address}:{self.kubernetes.picker_port}",
+                picker_standby=f"{self.kubernetes.replicas}:{self.kubernetes.picker_port}",
+                instance=self.kubernetes.identity,
                 picker_timeout=self.picker_timeout,
                 max_body=self.max_body,
                 trust=trust,

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from penstock import controller
 from penstock.cli import parser
 from penstock.cluster import AUTHORITY
+from penstock.settings import Kubernetes
 from xds_server.infrastructure import Infrastructure
 from xds_server.sources.yaml import chunks, load_yaml
 
@@ -148,17 +149,25 @@ def test_the_one_secret_of_ours_is_the_one_that_may_be_read() -> None:
 
 
 @helm
+def test_the_replicas_have_the_name_that_envoys_are_given() -> None:
+    names = {f"{each['metadata']['name']}.{SYSTEM}.svc" for each in rendered() if each["kind"] == "Service"}
+    assert Kubernetes(service="penstock", namespace=SYSTEM).replicas in names
+
+
+@helm
 def test_the_parts_find_each_other() -> None:
     found = rendered()
     pod = one(found, "Deployment")["spec"]["template"]
     labels = pod["metadata"]["labels"].items()
-    assert one(found, "Service")["spec"]["selector"].items() <= labels
+    service, replicas = [each["spec"] for each in found if each["kind"] == "Service"]
+    assert service["selector"].items() <= labels
+    assert (replicas["clusterIP"], replicas["selector"]) == ("None", service["selector"])
     for kind in ("PodDisruptionBudget", "Deployment"):
         assert one(found, kind)["spec"]["selector"]["matchLabels"].items() <= labels
     assert one(found, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"].items() <= labels
     ports = {port["name"]: port["containerPort"] for port in pod["spec"]["containers"][0]["ports"]}
     assert ports == {"xds": 18000, "picker": 9002, "telemetry": 9090}
-    assert {port["targetPort"] for port in one(found, "Service")["spec"]["ports"]} == set(ports)
+    assert {port["targetPort"] for port in service["ports"]} == set(ports)
     (tmp,) = pod["spec"]["volumes"]
     assert "emptyDir" in tmp
     assert one(found, "GatewayClass")["spec"]["controllerName"] == "penstock.dev/gateway-controller"

@@ -12,6 +12,8 @@ class DataPlane:
     bind: str = "0.0.0.0"  # noqa: S104  a gateway listens; `penstock run` passes 127.0.0.1
     binds: tuple[tuple[int, str, int], ...] = ()  # (listener port, address, port): listeners that are bound elsewhere
     picker: str = "unix:/run/penstock/picker.sock"  # "unix:PATH" or "host:port": ext_proc and access log
+    picker_standby: str = ""  # "host:port": asked while `picker` does not answer; by name, the other replicas
+    instance: str = ""  # of the process: Envoys leave the standby, with their access logs, when `picker` is a new one
     picker_timeout: float = 2.0  # then FailOpen or FailClose; a picker that queues a request asks for more time itself
     foreign_picker_timeout: float = 10.0  # the same for pickers of others, with the time that requests queue there
     max_body: int = 32 * 1024 * 1024  # a prompt with images is large; beyond it the client gets 413
