@@ -77,6 +77,7 @@ REASON = Label(
     "why, one name per cause",
     (
         *("bad_request", "body_too_large", "model_not_found", "no_route", "no_endpoints", "shed_priority"),
+        *("queue_full", "queue_ttl", "slo_unreachable", "shutting_down"),
         *("picker_unavailable", "upstream_connect", "upstream_reset", "upstream_timeout", "upstream_4xx"),
         *("upstream_5xx", "stream_aborted", "client_cancelled", "lost"),
     ),

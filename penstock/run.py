@@ -71,6 +71,7 @@ class Gateway:
         self.signals = Signals()
         self.scraper = Scraper(self.signals)
         self.picker = Picker(self.signals)
+        self.wake: Callable[[], None] = lambda: None  # requests that wait: something has changed that may let them go
         self.envoy: envoy.Envoy | None = None
         located = [partial(files.located, directory=settings.manifests)] if settings.manifests else []
         self.report = Report(self.graphs, self.snapshots, self.picker, self.signals, *located)
@@ -126,6 +127,7 @@ class Gateway:
         outcome = self.signals.finished(entry)
         if outcome is not None:
             self.observe(outcome)
+        self.wake()
 
     def apply(self, graph: Graph) -> None:
         """The picker's side of a new graph."""
@@ -134,6 +136,7 @@ class Gateway:
         self.scraper.update(endpoint for pool in graph.pools.values() for endpoint in pool.endpoints)
         self.recorder.configured(graph.pools.values())
         self.serving.set(True)
+        self.wake()
 
     def _samples(self) -> Iterator[Sample]:
         now = time.monotonic()
@@ -291,6 +294,7 @@ async def _serve_picker(gateway: Gateway, stack: AsyncExitStack, cluster: Joined
     address = Address(where)
     if cluster and settings.kubernetes:
         address = Address(f"0.0.0.0:{settings.kubernetes.picker_port}", cluster.credentials())
+    gateway.wake = gateway.signals.on_scrape = server.wake
     beside: list[grpc.GenericRpcHandler] = [access_log_handler(gateway.ended, admit)]
     with _binding("--picker", address.target):
         await stack.enter_async_context(server.listen([address], beside))
@@ -329,6 +333,7 @@ async def _heal(gateway: Gateway, every: float = 5.0) -> None:
         await asyncio.sleep(every)
         for outcome in gateway.signals.expired(time.monotonic()):
             gateway.observe(outcome)
+            gateway.wake()
 
 
 async def _measure_lag(registry: Registry, every: float = 0.5) -> None:

@@ -16,6 +16,10 @@ Reason = Literal[
     "no_route",  # 404
     "no_endpoints",  # 503: the pool has none that is ready
     "shed_priority",  # 429: negative priority under saturation
+    "queue_full",  # 429: too many requests, or bytes, wait in the gateway
+    "queue_ttl",  # 429: it waited in the gateway for as long as it may
+    "slo_unreachable",  # 429: its TTFT objective cannot be met
+    "shutting_down",  # 503: it waited when the gateway ended
     "picker_unavailable",  # 503: FailClose and no picker answered
     "upstream_connect",  # no endpoint accepted the connection
     "upstream_reset",  # the server closed before it answered
@@ -49,6 +53,7 @@ class Decision:
     seconds: float  # CPU and waiting between the last request byte and the answer
     request_id: str = ""  # x-request-id: all that Envoy's entry has of us where the client left during the decision
     headers: tuple[tuple[str, str], ...] = ()  # to send with the request; "" takes away what the client sent
+    queue: float = 0.0  # of `seconds`, those waited for a free endpoint
 
 
 @dataclass(frozen=True, slots=True)

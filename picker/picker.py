@@ -1,27 +1,27 @@
 """Picker: what is known of all pools, and the one call that turns a request into a decision.
 
 It joins the stages (admission, candidates, prefixes, pick) and owns what is learned: nothing else in this package keeps state
-between two requests.
+between two requests. A request for which no endpoint has room waits, and is picked for when one has: `poll`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Literal, Protocol
 
-from xxhash import xxh3_64_intdigest
-
-from picker import flow, profile, schedule
+from picker import flow, limits, profile, room, schedule
+from picker.ask import NO_OBJECTIVE, Answer, Ask, Denied, Waiting, denied, objective_of, target_model
 from picker.errors import ConfigError, NoEndpoint
-from picker.facts import Decision, Outcome, Refused
+from picker.facts import Decision, Reason, Refused
+from picker.flow import FlowControl, Verdict
+from picker.health import healthy
 from picker.load import Load
 from picker.prefix import BLOCK_TOKENS, PrefixIndex, hash_blocks
 from picker.profile import Profile
-from picker.request import InferenceRequest
+from picker.queues import Item
 from picker.scorers import NO_LOAD, View
 from xds_server.model.graph import Endpoint, Objective, Pool
-from xds_server.model.objects import InferenceModelRewrite, Problem
-
-NO_OBJECTIVE = Objective("", 0)
+from xds_server.model.objects import Problem
 
 
 class Signals(Protocol):
@@ -34,33 +34,14 @@ class Signals(Protocol):
         """The request of this decision is on its way to `decision.endpoints[0]`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One request for a decision."""
-
-    request: InferenceRequest
-    pool: str  # "ns/name"; "" where the gateway did not say
-    subset: tuple[str, ...] | None  # the gateway's hint: "ip:port" or "ip"; None for the whole pool
-    id: str  # of the decision, and the only source of chance
-    now: float  # monotonic seconds
-    wall: float  # time.time()
-
-
-@dataclass(frozen=True, slots=True)
-class Denied:
-    """The answer to a request that goes nowhere: what the client gets, and the fact that it is."""
-
-    refused: Refused
-    outcome: Outcome
-
-
 class State:
     """One pool, its profile and what was learned about it."""
 
-    __slots__ = ("_everybody", "config", "pool", "prefixes", "problem", "profile")
+    __slots__ = ("_everybody", "config", "flow", "pool", "prefixes", "problem", "profile")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
+        self.flow = FlowControl()
         self.config: Mapping[str, object] | None = None
         self.profile: Profile = profile.DEFAULT
         self.problem: Problem | None = None
@@ -81,6 +62,8 @@ class State:
 
     def update(self, pool: Pool) -> None:
         """Take the pool as it is now; a bad profile leaves the last good one in force and becomes `problem`."""
+        if not self.pool.endpoints:
+            self.flow.drain.forget()  # nobody could be served: that says nothing of how fast it will be
         self.pool, self._everybody = pool, None
         self.prefixes.retain({str(endpoint) for endpoint in pool.endpoints})
         if pool.config == self.config:
@@ -92,6 +75,21 @@ class State:
             ref, source = pool.config_of or (pool.ref, "")
             message = f"{error.message}; the last good configuration stays in effect"
             self.problem = Problem(ref, error.field, "InvalidConfig", message, source)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A request and what the pool's objects say of it."""
+
+    ask: Ask
+    state: State
+    objective: Objective
+    model: str  # as the server will be asked
+    hashes: Sequence[int]  # of the prompt's blocks
+    ttft: float | None  # seconds: its objective
+
+    def denied(self, refused: Refused, now: float) -> Denied:
+        return denied(self.ask, refused, self.state.pool.name, self.objective, self.model, now - self.ask.now)
 
 
 def config_problems(pools: Iterable[Pool]) -> tuple[Problem, ...]:
@@ -114,11 +112,17 @@ class Picker:
         self._signals = signals
         self._default = default_pool
         self._states: dict[str, State] = {}
+        self._waiting: dict[str, State] = {}  # by the id of the Ask
+        self._answers: dict[str, Answer] = {}  # of those that waited, until `poll`
 
     def update(self, pools: Mapping[str, Pool]) -> None:
         """The pools that exist now, by "ns/name". What was learned of pools and endpoints that stay is kept."""
-        for gone in self._states.keys() - pools.keys():
-            del self._states[gone]
+        for name in self._states.keys() - pools.keys():
+            gone = self._states.pop(name)
+            for item in gone.flow.queues:
+                del self._waiting[item.id]
+                refused = Refused(503, "no_endpoints", f"there is no pool {name!r}")
+                self._answers[item.id] = item.ask.denied(refused, item.since)
         for name, pool in pools.items():
             state = self._states.get(name)
             if state is None:
@@ -142,48 +146,196 @@ class Picker:
             return None
         loads = self._signals.loads(pool)
         found = [loads.get(str(endpoint), NO_LOAD) for endpoint in state.pool.endpoints]
-        return flow.saturation(found, now, state.profile.thresholds)
+        return flow.saturation(found, now, state.profile.thresholds, len(state.flow))
 
-    def decide(self, ask: Ask) -> Decision | Denied:
-        """One request in, one decision or refusal out."""
-        request = ask.request
+    def decide(self, ask: Ask) -> Answer | Waiting:
+        """One request in; one decision or refusal out, or the promise of one."""
         state = self._find(ask.pool)
         if state is None:
             message = f"there is no pool {ask.pool!r}" if ask.pool else "no pool is named, and there is not exactly one"
             return denied(ask, Refused(503, "no_endpoints", message))
-        pool = state.pool
-        objective = objective_of(pool.objectives, request) or NO_OBJECTIVE
+        wish, now = self._wish(ask, state), ask.now
+        if wish.objective.priority < 0 and (shed := self._shed(wish)) is not None:
+            return wish.denied(shed, now)
+        if not len(state.flow):  # nobody is before it
+            found = self._serve(wish, now)
+            if not isinstance(found, str):
+                return found
+        return self._wait(wish)
+
+    def poll(self, now: float) -> list[tuple[str, Answer]]:
+        """The answers, by the id of the Ask, that those who wait were given since the last call or can be given now.
+
+        To be called when something has changed that may let a request go: one ended, a scrape came, endpoints changed; at
+        `next_deadline`; and when `answers` is true.
+        """
+        for state in self._states.values():
+            if len(state.flow):
+                self._settle(state.flow.expired(now, endpoints=bool(state.pool.endpoints)), now)
+                self._dispatch(state, now)
+        found, self._answers = self._answers, {}
+        return list(found.items())
+
+    @property
+    def waits(self) -> bool:
+        """Whether `poll` may find anything to do."""
+        return bool(self._waiting or self._answers)
+
+    @property
+    def answers(self) -> bool:
+        """Whether `poll` has answers to give whatever the time."""
+        return bool(self._answers)
+
+    def cancel(self, id_: str, now: float) -> bool:
+        """The client of a waiting request has left. False where it does not wait (any more): then its answer is on its way."""
+        state = self._waiting.pop(id_, None)
+        return state is not None and state.flow.cancel(id_, now) is not None
+
+    def next_deadline(self) -> float | None:
+        """When `poll` must be called although nothing happens."""
+        found = min((state.flow.deadline for state in self._states.values()), default=inf)
+        return None if found == inf else found
+
+    def close(self, now: float) -> None:
+        """The gateway ends: whoever waits is answered, through `poll`."""
+        for state in self._states.values():
+            self._settle(state.flow.clear("shutting_down", now), now)
+
+    def queued(self, pool: str) -> Mapping[int, tuple[int, int]]:
+        """(requests, bytes) that wait, by priority."""
+        state = self._states.get(pool)
+        return state.flow.queues.bands() if state else {}
+
+    def _wish(self, ask: Ask, state: State) -> Wish:
+        request, pool = ask.request, state.pool
         model = target_model(pool.rewrites, request.model, request.session_id or ask.id)
-        loads = self._signals.loads(pool.name)
+        return Wish(
+            ask,
+            state,
+            objective_of(pool.objectives, request) or NO_OBJECTIVE,
+            model,
+            hash_blocks(request.prompt, model, request.cache_salt),
+            limits.objective_of(request.headers, state.flow.limits.ttft_objective),
+        )
+
+    def _shed(self, wish: Wish) -> Refused | None:
+        """Negative priority is not let in, and does not wait, where there is too much to do for the others."""
+        state = wish.state
+        if not state.pool.endpoints:
+            return None  # nobody is served before it either
+        loads = self._signals.loads(state.pool.name)
+        found = [loads.get(str(endpoint), NO_LOAD) for endpoint in state.pool.endpoints]
+        full = flow.saturation(found, wish.ask.now, state.profile.thresholds, len(state.flow))
+        return flow.admit(wish.objective.priority, full)
+
+    def _wait(self, wish: Wish) -> Answer | Waiting:
+        """Join those that wait, and have a turn at once if it comes to that."""
+        ask, state, now = wish.ask, wish.state, wish.ask.now
+        item = self._item(wish)
+        serving = bool(state.pool.endpoints)
+        if wish.ttft is not None and serving:
+            latest = now + wish.ttft - room.after_slot(self._view(wish, now))
+            if latest < item.until:
+                item.until, item.why = latest, "slo_unreachable"
+        late = item.why == "slo_unreachable" and now + state.flow.delay(item) >= item.until
+        if late or item.until <= now:
+            reason: Reason = item.why if serving else "no_endpoints"
+            return wish.denied(state.flow.refusal(reason, now), now)
+        others = bool(len(state.flow))
+        self._waiting[ask.id] = state
+        self._settle(state.flow.join(item, now), now)
+        if others and ask.id in self._waiting:
+            self._dispatch(state, now)
+        found = self._answers.pop(ask.id, None)
+        return Waiting(ask.id, item.until) if found is None else found
+
+    def _item(self, wish: Wish) -> Item:
+        ask, state = wish.ask, wish.state
+        request, bounds = ask.request, state.flow.limits
+        limit = bounds.ttl if state.pool.endpoints else bounds.no_endpoint_ttl
+        if wish.objective.priority < 0 and state.pool.endpoints:
+            limit = min(limit, bounds.negative_ttl)
+        item = state.flow.item(
+            ask.id,
+            wish.objective.priority,
+            request.fairness_id,
+            tokens=request.prompt_tokens,
+            size=request.body_bytes,
+            now=ask.now,
+            ttl=limits.ttl_of(request.headers, limit),
+            objective=wish.ttft,
+        )
+        item.ask = wish
+        return item
+
+    def _dispatch(self, state: State, now: float) -> None:
+        """Give turns to those that wait, as long as there is room."""
+
+        def serve(item: Item) -> Verdict:
+            found = self._serve(item.ask, now)
+            if isinstance(found, str):
+                return found
+            del self._waiting[item.id]
+            self._answers[item.id] = found
+            return "sent" if isinstance(found, Decision) else "refused"
+
+        state.flow.dispatch(serve, now)
+
+    def _settle(self, found: Iterable[tuple[Item, Refused]], now: float) -> None:
+        for item, refused in found:
+            del self._waiting[item.id]
+            self._answers[item.id] = item.ask.denied(refused, now)
+
+    def _serve(self, wish: Wish, now: float) -> Answer | Literal["wait", "full"]:
+        """The decision with what is known now, or why there is none yet."""
+        ask, state = wish.ask, wish.state
+        pool = state.pool
+        bounds = state.flow.limits
+        if not pool.endpoints and ask.subset is None and bounds.enabled and not pool.backend.failover:
+            return "full"  # of a pool with a failover nobody waits: it is asked next
         try:
-            endpoints, names = state.candidates(ask.subset)
-            found = [loads.get(name, NO_LOAD) for name in names]
-            if objective.priority < 0:
-                shed = flow.admit(objective.priority, flow.saturation(found, ask.now, state.profile.thresholds))
-                if shed is not None:
-                    return denied(ask, shed, pool.name, objective, model)
-            hashes = hash_blocks(request.prompt, model, request.cache_salt)
-            matches = state.prefixes.match(hashes)
-            matched = [matches.get(name, 0) for name in names] if matches else [0] * len(names)
-            view = View(request, model, endpoints, names, found, matched, len(hashes), ask.now)
-            pick = schedule.pick(view, state.profile, ask.id)
+            view = self._view(wish, now)
+            places = room.free(view) if bounds.enabled else [True] * len(view.names)
+            candidates = room.allowed(view, places)
+            if not candidates:
+                return "full" if ask.subset is None else "wait"
+            if wish.ttft is not None and bounds.enabled:
+                seconds, idle = room.least(view, candidates)
+                if now - ask.now + seconds > wish.ttft and not idle:  # one that is idle can do no better later
+                    return wish.denied(state.flow.refusal("slo_unreachable", now), now)
+            pick = _pick_where(view, candidates, state.profile, ask.id)
         except NoEndpoint as error:
-            return denied(ask, Refused(503, "no_endpoints", str(error)), pool.name, objective, model)
-        best = pick.endpoints[0]
-        if hashes:
-            told = loads.get(best, NO_LOAD)
+            return wish.denied(Refused(503, "no_endpoints", str(error)), now)
+        return "wait" if pick is None else self._decided(wish, pick, now)
+
+    def _view(self, wish: Wish, now: float) -> View:
+        """What is known of the candidates. Raises NoEndpoint."""
+        state = wish.state
+        loads = self._signals.loads(state.pool.name)
+        endpoints, names = state.candidates(wish.ask.subset)
+        matches = state.prefixes.match(wish.hashes)
+        matched = [matches.get(name, 0) for name in names] if matches else [0] * len(names)
+        found = [loads.get(name, NO_LOAD) for name in names]
+        view = View(wish.ask.request, wish.model, endpoints, names, found, matched, len(wish.hashes), now)
+        return view.only(healthy(found, now))  # one that rests has no room either
+
+    def _decided(self, wish: Wish, pick: schedule.Pick, now: float) -> Decision:
+        ask, state, best = wish.ask, wish.state, pick.endpoints[0]
+        request, waited = ask.request, now - ask.now
+        if wish.hashes:
+            told = self._signals.loads(state.pool.name).get(best, NO_LOAD)
             state.prefixes.resize(best, told.blocks * told.block_tokens)
-            state.prefixes.record(best, hashes)
+            state.prefixes.record(best, wish.hashes)
             for worker in pick.beside:
-                state.prefixes.record(worker, hashes)
+                state.prefixes.record(worker, wish.hashes)
         decision = Decision(
             id=ask.id,
-            time=ask.wall,
-            pool=pool.name,
+            time=ask.wall + waited,
+            pool=state.pool.name,
             model=request.model,
-            target_model=model,
-            objective=objective.name,
-            priority=objective.priority,
+            target_model=wish.model,
+            objective=wish.objective.name,
+            priority=wish.objective.priority,
             fairness_id=request.fairness_id,
             streaming=request.streaming,
             endpoints=pick.endpoints,
@@ -191,11 +343,12 @@ class Picker:
             prompt_tokens=request.prompt_tokens,
             matched_tokens=pick.matched * BLOCK_TOKENS,
             body_bytes=request.body_bytes,
-            seconds=0.0,  # the shell has the clock: see server.py
+            seconds=waited,  # the shell has the clock, and adds what deciding took: see server.py
             request_id=request.request_id,
             headers=pick.headers,
+            queue=waited,
         )
-        self._signals.started(decision, ask.now)
+        self._signals.started(decision, now)
         return decision
 
     def _find(self, pool: str) -> State | None:
@@ -206,58 +359,18 @@ class Picker:
         return self._states.get(pool)
 
 
-def denied(ask: Ask, refused: Refused, pool: str = "", objective: Objective = NO_OBJECTIVE, target: str = "") -> Denied:
-    """A refusal and its Outcome; `pool` is the one that was found, by default the one that was asked for."""
-    request = ask.request
-    outcome = Outcome(
-        id=ask.id,
-        time=ask.wall,
-        pool=pool or ask.pool,
-        model=request.model,
-        target_model=target or request.model,
-        objective=objective.name,
-        priority=objective.priority,
-        fairness_id=request.fairness_id,
-        streaming=request.streaming,
-        status=refused.status,
-        reason=refused.reason,
-        endpoint="",
-        request_bytes=request.body_bytes,
-        attempts=0,
-        user_agent=request.user_agent,
-        path=request.path,
-    )
-    return Denied(refused, outcome)
+def _pick_where(view: View, allowed: list[int], profile: Profile, request_id: str) -> schedule.Pick | None:
+    """The pick among some candidates, with fallbacks from among all of them; None where no filter lets one of the some pass."""
+    if len(allowed) == len(view.names):
+        return schedule.pick(view, profile, request_id)
+    try:
+        found = schedule.pick(view.only(allowed), profile, request_id)
+    except NoEndpoint:
+        return None
+    handler = profile.handler
+    every = schedule.run(view, profile, request_id) if handler is None else handler(view, request_id, schedule.run)
+    names = (*found.endpoints, *(name for name in every.endpoints if name not in found.endpoints))
+    return replace(found, endpoints=names[: len(every.endpoints)], candidates=every.candidates)
 
 
-def objective_of(objectives: Sequence[Objective], request: InferenceRequest) -> Objective | None:
-    """The one that the header names, else the first that lists the model. None means priority 0.
-
-    A name that nobody knows counts as none: it must not lift a model's requests out of an objective of negative priority.
-    """
-    named = next((one for one in objectives if one.name == request.objective), None) if request.objective else None
-    return named or next((one for one in objectives if request.model and request.model in one.models), None)
-
-
-def target_model(rewrites: Sequence[InferenceModelRewrite], model: str, key: str) -> str:
-    """The model that the server is asked for. Exact rules before catch-all ones, then the oldest object, then the first rule.
-
-    The choice between weighted targets is a hash of `key`, a session or a request: a conversation keeps its model.
-    """
-    if not model:
-        return model
-    rules = [rule for rewrite in rewrites for rule in rewrite.rules if rule.targets]
-    rule = next((one for one in rules if model in one.models), None) or next(
-        (one for one in rules if not one.models), None
-    )
-    if rule is None:
-        return model
-    weights = [weight for _, weight in rule.targets]
-    if not sum(weights):  # as llm-d: none has a weight, so all have the same
-        weights = [1] * len(weights)
-    point = xxh3_64_intdigest(f"{model}\0{key}".encode()) % sum(weights)
-    for (target, _), weight in zip(rule.targets, weights, strict=True):
-        point -= weight
-        if point < 0:
-            return target
-    raise AssertionError("a point below the sum of the weights lies in one of them")
+__all__ = ["Answer", "Ask", "Denied", "Picker", "Waiting", "config_problems", "denied", "objective_of", "target_model"]

@@ -1,6 +1,7 @@
 """The ext_proc server on grpc.aio: one stream is one session; and grpc.health.v1.
 
-A thin shell: messages are bytes on both sides, and everything that is decided is decided in session.py.
+A thin shell: messages are bytes on both sides, and everything that is decided is decided in session.py. Requests that wait cost
+nothing: `wake` gives them their turn when something has changed, and one timer ends the wait of the next whose time is over.
 """
 
 import asyncio
@@ -10,11 +11,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 
+from picker.ask import Answer
 from picker.facts import Decision, Observe
 from picker.inflight import LogEntry
 from picker.request import MAX_BODY
@@ -29,6 +31,20 @@ MAX_MESSAGE = 64 << 20  # bytes: a buffered body comes in one message
 # grpc.health.v1.HealthCheckResponse{status: SERVING} and {status: NOT_SERVING}: two bytes need no generated code.
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
 _HEALTH_NAMES = frozenset((b"", b"liveness", b"readiness", SERVICE.encode(), b"inference-extension"))
+_LATE = 0.001  # seconds: timers have milliseconds and may fire just before their time
+
+
+class Queueing(Decider, Protocol):
+    """picker.Picker, as the server sees it."""
+
+    @property
+    def waits(self) -> bool: ...
+    @property
+    def answers(self) -> bool: ...
+    def poll(self, now: float) -> list[tuple[str, Answer]]: ...
+    def cancel(self, id_: str, now: float) -> bool: ...
+    def next_deadline(self) -> float | None: ...
+    def close(self, now: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +66,7 @@ class ExtProcServer:
 
     def __init__(
         self,
-        decider: Decider,
+        decider: Queueing,
         observe: Observe,
         serving: Latest[bool],
         *,
@@ -58,8 +74,13 @@ class ExtProcServer:
         max_body: int = MAX_BODY,
         next_id: Callable[[], str] | None = None,
         admit: Callable[[Any], Awaitable[object]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`admit` is asked with the context of each stream, and aborts those that may not come in."""
+        self._clock = clock
+        self._waiting: dict[str, asyncio.Future[Answer]] = {}
+        self._woken = False
+        self._timer: asyncio.TimerHandle | None = None
         self._admit = admit
         self._decider = decider
         self._observe = observe
@@ -95,7 +116,11 @@ class ExtProcServer:
         try:
             yield ports
         finally:
+            self._decider.close(self._clock())
+            self._poll()
             await server.stop(grace)
+            if self._timer is not None:
+                self._timer.cancel()
 
     def _handlers(self) -> Any:
         methods = {
@@ -115,31 +140,91 @@ class ExtProcServer:
             await self._admit(context)
         pool = next((str(value) for key, value in context.invocation_metadata() or () if key == POOL_METADATA), "")
         session = ExtProcSession(self._decider, pool, self._next_id(), self._max_body)
+        reading = answer = None  # while the request waits: a read that was begun, and what it will be told
         try:
-            while (data := await context.read()) is not grpc.aio.EOF:  # `async for` costs an async generator
-                now = time.monotonic()
+            # `async for` would cost an async generator
+            while (data := await (reading or context.read())) is not grpc.aio.EOF:
+                reading = None
+                now = self._clock()
                 event = decode(data)
                 if event is None:
                     continue
                 undecided = session.fact is None
-                replies = [encode(reply) for reply in session.receive(event, now, time.time())]
+                replies = session.receive(event, now, time.time())
+                answer = self._enqueue(session)
                 if undecided and session.fact is not None:
-                    self._tell(session, time.monotonic() - now)
+                    self._tell(session, self._clock() - now)
                 for reply in replies:
-                    await context.write(reply)
+                    await context.write(encode(reply))
+                if answer is not None:
+                    reading = asyncio.ensure_future(context.read())
+                    reading = await _either(answer, reading, context)
+                    if not answer.done():
+                        return  # the client has left
+                    replies = session.resume(answer.result())
+                    self._tell(session, self._clock() - now)
+                    for reply in replies:
+                        await context.write(encode(reply))
                 if session.closed:
                     return  # Envoy goes on alone: no response byte comes this way
         finally:
-            if session.fact is None:
-                session.disconnect(time.time())
+            if reading is not None:
+                reading.cancel()
+            self._leave(session, answer)
+
+    def _enqueue(self, session: ExtProcSession) -> "asyncio.Future[Answer] | None":
+        """What a request that must wait will be told; None for all others."""
+        if self._decider.answers:  # this request has let others go
+            self.wake()
+        if session.waiting is None:
+            return None
+        found = self._waiting[session.waiting] = asyncio.get_running_loop().create_future()
+        self._set_timer()
+        return found
+
+    def wake(self) -> None:
+        """Something has changed that may let a request go: one ended, a scrape came, endpoints came. Cheap while nobody waits."""
+        if not self._woken and self._decider.waits:
+            self._woken = True
+            asyncio.get_running_loop().call_soon(self._poll)  # once for all that changes in this turn of the loop
+
+    def _poll(self) -> None:
+        self._woken = False
+        for id_, answer in self._decider.poll(self._clock()):
+            waiting = self._waiting.pop(id_, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(answer)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._decider.next_deadline()
+        if due is not None:
+            seconds = max(due - self._clock(), 0.0) + _LATE
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._poll)
+
+    def _leave(self, session: ExtProcSession, answer: "asyncio.Future[Answer] | None") -> None:
+        """The stream is over, whoever ended it."""
+        if session.waiting is not None and answer is not None:
+            if not answer.done() and not self._decider.cancel(session.waiting, self._clock()):
+                self._poll()  # its answer is on its way
+            self._waiting.pop(session.waiting, None)
+            if answer.done() and not answer.cancelled():
+                session.resume(answer.result())  # decided, but nobody will hear of it
                 self._tell(session, 0.0)
-            elif (entry := session.ended(time.monotonic())) is not None:
-                self._ended(entry)
+            self.wake()  # others may go now
+        if session.fact is None:
+            session.disconnect(time.time())
+            self._tell(session, 0.0)
+        elif (entry := session.ended(self._clock())) is not None:
+            self._ended(entry)
 
     def _tell(self, session: ExtProcSession, seconds: float) -> None:
         fact = session.fact
         if isinstance(fact, Decision):
-            fact = replace(fact, seconds=fact.seconds + seconds)
+            fact = replace(fact, seconds=max(seconds, fact.seconds))
         if fact is not None:
             self._observe(fact)
 
@@ -156,6 +241,15 @@ class ExtProcServer:
             await context.write(_NOT_SERVING)
         async for serving in self._serving.values():
             await context.write(_SERVING if serving else _NOT_SERVING)
+
+
+async def _either(answer: "asyncio.Future[Answer]", reading: "asyncio.Future[Any]", context: Any) -> Any:
+    """Until the answer is there or the stream is over; gives the read that has not been looked at yet."""
+    while True:
+        await asyncio.wait((answer, reading), return_when=asyncio.FIRST_COMPLETED)
+        if answer.done() or reading.result() is grpc.aio.EOF:
+            return reading
+        reading = asyncio.ensure_future(context.read())  # a message that has no place here
 
 
 def _service(request: bytes) -> bytes:

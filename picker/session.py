@@ -6,6 +6,8 @@ Events in, replies out. Source: Gateway API Inference Extension proposal 004; En
 - buffered (ours): headers, answered by "go on"; then the whole body, answered by the decision, after which the stream is over.
 - duplex (FULL_DUPLEX_STREAMED, other gateways): nothing is answered before the body has ended; then headers with the decision,
   the body again in chunks, and later the response's phases, each as it came.
+
+A request that has to wait gets its answer from `resume`; until then only a message that asks Envoy for more time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,12 +16,13 @@ from typing import Literal, Protocol
 
 import orjson
 
+from picker.ask import Answer, Ask, Denied, Waiting, denied
 from picker.errors import BadRequest
 from picker.facts import Decision, Outcome, Reason, Refused
 from picker.inflight import LogEntry
-from picker.picker import Ask, Denied, denied
-from picker.request import MAX_BODY, Dialect, parse, with_model, without_body
+from picker.request import MAX_BODY, Dialect, InferenceRequest, parse, with_model, without_body
 
+GRACE = 5.0  # seconds that Envoy waits longer than the request may wait here: the answer has to arrive
 CHUNK = 62000  # bytes: what Envoy is sure to take in one message (64 KiB), less the envelope
 
 Mode = Literal["none", "buffered", "duplex"]
@@ -116,13 +119,20 @@ class ImmediateReply:
     details: str
 
 
-Reply = HeadersReply | BodyReply | ChunkReply | TrailersReply | ImmediateReply
+@dataclass(frozen=True, slots=True)
+class MoreTime:
+    """Answers nothing: Envoy's message_timeout starts anew, with this length. Envoy takes it once for each of its messages."""
+
+    seconds: float
+
+
+Reply = HeadersReply | BodyReply | ChunkReply | TrailersReply | ImmediateReply | MoreTime
 
 
 class Decider(Protocol):
     """picker.Picker, as the session sees it."""
 
-    def decide(self, ask: Ask) -> Decision | Denied: ...
+    def decide(self, ask: Ask) -> Answer | Waiting: ...
 
 
 @dataclass(slots=True)
@@ -144,10 +154,14 @@ class _Response:
 class ExtProcSession:
     """One request. Feed each event to `receive`; send what it returns; end the stream once `closed`.
 
-    `fact` is None until the request is decided: then, for good, the Decision or the Outcome of a refusal.
+    `fact` is None until the request is decided: then, for good, the Decision or the Outcome of a refusal. While `waiting`, the
+    id of the Ask, is not None, its answer is to be given to `resume`; if the stream ends, it is to be cancelled.
     """
 
-    __slots__ = ("_body", "_decider", "_id", "_max_body", "_pool", "_response", "_size", "_start", "closed", "fact")
+    __slots__ = (
+        *("_body", "_decider", "_held", "_id", "_max_body", "_pool", "_response", "_size", "_start"),
+        *("closed", "fact", "waiting"),
+    )
 
     def __init__(self, decider: Decider, pool: str, decision_id: str, max_body: int = MAX_BODY) -> None:
         self._decider = decider
@@ -158,12 +172,14 @@ class ExtProcSession:
         self._body: list[bytes] = []
         self._size = 0
         self._response = _Response()
+        self._held: tuple[InferenceRequest, bytes, bool] | None = None  # request, body, trailers: while it waits
+        self.waiting: str | None = None
         self.closed = False
         self.fact: Decision | Outcome | None = None
 
     def receive(self, event: Event, now: float, wall: float) -> list[Reply]:
         """The replies to one event; a message that has no place here gets none. `now` is monotonic, `wall` time.time()."""
-        if self.closed:
+        if self.closed or self.waiting is not None:  # a duplex gateway may say more, but not of the request
             return []
         match event:
             case RequestHeaders():
@@ -257,6 +273,19 @@ class ExtProcSession:
         except BadRequest as error:
             return self._bad(start, error, wall)
         found = self._decider.decide(Ask(request, self._pool, start.subset, self._id, now, wall))
+        self._held = (request, body, trailers)
+        if isinstance(found, Waiting):
+            self.waiting = found.id
+            return [] if start.mode == "duplex" else [MoreTime(found.until - now + GRACE)]
+        return self.resume(found)
+
+    def resume(self, found: Answer) -> list[Reply]:
+        """The replies to a request that was decided; `found` is the answer to it."""
+        start, held = self._start, self._held
+        if start is None or held is None or self.fact is not None:
+            return []
+        request, body, trailers = held
+        self._held = self.waiting = None
         if isinstance(found, Denied):
             return self._refuse(found, request.dialect, "")
         self.fact = found
@@ -308,7 +337,14 @@ def _chunks(phase: Phase, body: bytes, end_of_stream: bool) -> Iterator[ChunkRep
 # Status -> `type` of the error object. Sources: OpenAI and Anthropic API references, error codes.
 _OPENAI = {413: "invalid_request_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
 _ANTHROPIC = {404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error"}
-_DROPPED: Mapping[Reason, str] = {"shed_priority": "rejected-saturated", "no_endpoints": "rejected-no-endpoints"}
+_DROPPED: Mapping[Reason, str] = {  # llm-d router, pkg/common/error
+    "shed_priority": "rejected-saturated",
+    "queue_full": "rejected-saturated",
+    "slo_unreachable": "rejected-saturated",
+    "queue_ttl": "rejected-ttl-expired",
+    "no_endpoints": "rejected-no-endpoints",
+    "shutting_down": "rejected-shutting-down",
+}
 
 
 def refusal(refused: Refused, dialect: Dialect, param: str = "") -> ImmediateReply:

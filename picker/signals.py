@@ -37,6 +37,7 @@ class Signals:
         self.health = Health()
         self._begun: OrderedDict[str, tuple[Decision, _Begun]] = OrderedDict()
         self.on_busy = on_busy
+        self.on_scrape: Callable[[], None] = lambda: None  # called when figures have come, or do not come any more
         self._now = float("-inf")  # the latest time that we were told
         self._figures: dict[str, Load] = {}  # as scraped
         self._asked: dict[str, int] = {}  # what was in flight when the scrape that runs was sent
@@ -126,6 +127,7 @@ class Signals:
             self.latency.adapters(figures.loras | figures.loras_waiting)
         self._check(endpoint)
         self._changed(endpoint)
+        self.on_scrape()
 
     def failed(self, endpoint: str) -> int:
         """A scrape failed: the last figures stay, `errors` counts. Returns how many failed in a row."""
@@ -135,6 +137,7 @@ class Signals:
         self._figures[endpoint] = _with(known, known.errors + 1, 0, 0, 0)
         self._check(endpoint)
         self._changed(endpoint)
+        self.on_scrape()
         return known.errors + 1
 
     def contended(self, endpoint: str) -> bool:

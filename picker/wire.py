@@ -18,6 +18,7 @@ from picker.session import (
     HeadersReply,
     ImmediateReply,
     Mode,
+    MoreTime,
     Reply,
     RequestBody,
     RequestHeaders,
@@ -130,6 +131,8 @@ def encode(reply: Reply) -> bytes:
             part.SetInParent()
             if reply.destination is not None:
                 _send_to(message, None, reply.destination)
+        case MoreTime():
+            message.override_message_timeout.FromMilliseconds(int(reply.seconds * 1000))
         case ImmediateReply():
             part = message.immediate_response
             part.status.code = reply.status

@@ -137,7 +137,7 @@ def test_every_reason_has_a_class_and_its_own_series() -> None:
     registry = recorded(*(replace(OUTCOME, reason=reason, status=500) for reason in REASONS if reason))
     for reason in REASONS[1:]:
         assert total(registry, c.REQUEST_ERRORS_TOTAL, reason=reason, code="500") == 1
-    assert total(registry, c.REQUEST_ERRORS_TOTAL, **{"class": "shed"}) == 1
+    assert total(registry, c.REQUEST_ERRORS_TOTAL, **{"class": "shed"}) == 4
     assert total(registry, c.REQUEST_ERRORS_TOTAL, **{"class": "cancelled"}) == 1
     assert set(REASONS) - {""} == set(c.REASON.values)
 
