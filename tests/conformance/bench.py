@@ -48,7 +48,7 @@ class Bench:
 
 
 @contextmanager
-def bench(*, keep: bool = False) -> Iterator[Bench]:
+def bench(*, keep: bool = False, values: tuple[str, ...] = VALUES) -> Iterator[Bench]:
     """The cluster that KUBECONFIG names, as it is; else one of our own, with Penstock in it."""
     if os.environ.get("KUBECONFIG"):
         yield Bench(())
@@ -58,14 +58,14 @@ def bench(*, keep: bool = False) -> Iterator[Bench]:
     subprocess.run([CLUSTER, "up"], check=True, stdout=sys.stderr)
     try:
         made = Bench((str(CLUSTER), "exec"))
-        install(made)
+        install(made, values)
         yield made
     finally:
         if not keep:
             subprocess.run([CLUSTER, "down"], check=True)
 
 
-def install(made: Bench) -> None:
+def install(made: Bench, values: tuple[str, ...] = VALUES) -> None:
     """Penstock as a user installs it; the images are the programs of this checkout."""
     binaries = Path(sys.executable).parent
     for image, program in IMAGES.items():
@@ -76,7 +76,7 @@ def install(made: Bench) -> None:
     made.kubectl(
         "apply", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     )
-    made.kubectl("apply", "--server-side", "-f", "-", text=rendered(*VALUES))
+    made.kubectl("apply", "--server-side", "-f", "-", text=rendered(*values))
     made.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/penstock", "--timeout=120s")
 
 
