@@ -23,7 +23,7 @@ _CERTAINTY: dict[Reason, int] = {
     "upstream_5xx": 1,
     "upstream_timeout": 1,
 }
-_FIRST_REST, _LONGEST_REST = 0.5, 30.0  # seconds
+_FIRST_REST, _LONGEST_REST = 0.5, 15.0  # seconds
 _FIRST_TRICKLE, _LAST_TRICKLE = 0.5, 0.02  # seconds between the requests that try it; below the last it is well
 _MOSTLY = 0.5  # the share of failures that is too many, though some requests end well
 _HANGS_AFTER = 2.0  # seconds at least

@@ -194,7 +194,7 @@ class Latency:
         known = self._endpoints.get(endpoint)
         if known is None:
             return Speed(pool.fit.weights, seconds=pool.seconds.value, cold=pool.cold.value)
-        if known.speed is None:
+        if known.speed is None or known.speed.cold != pool.cold.value:
             known.speed = Speed(
                 known.fit.weights,
                 known.drift(),
@@ -222,7 +222,7 @@ class Latency:
             in_slot = max(sample.seconds - waited, _LEAST)
             known.seconds.add(in_slot)
             pool.seconds.add(in_slot)
-        known.at = max(known.at, sample.now)
+        known.at, known.speed = max(known.at, sample.now), None
 
     def scraped(self, endpoint: str, running: int, waiting: int, inflight: int, now: float) -> None:
         """The server counts `running` and `waiting`, of which `inflight` are ours."""

@@ -230,8 +230,11 @@ def _hashes(view: View, request_id: str) -> list[int]:
     return [xxh3_64_intdigest(name.encode(), seed) for name in view.names]
 
 
-def max_score_picker(count: int = 3) -> Picker:
-    """The best first, then fallbacks: other nodes and zones before the same ones, where they are known."""
+def max_score_picker(count: int = 3, good: float = 0.0) -> Picker:
+    """The best first, then fallbacks: other nodes and zones before the same ones, where they are known.
+
+    `good`: the share of the best score from which on an endpoint is good enough to be preferred for its place.
+    """
 
     def pick(view: View, scores: list[float], request_id: str) -> list[int]:
         top = max(scores)
@@ -239,7 +242,9 @@ def max_score_picker(count: int = 3) -> Picker:
         if count == 1 and len(ties) == 1:
             return ties
         luck = _hashes(view, request_id)
-        return _spread(view, sorted(range(len(scores)), key=lambda i: (-scores[i], luck[i])), count)
+        order = sorted(range(len(scores)), key=lambda i: (-scores[i], luck[i]))
+        enough = sum(score >= good * top for score in scores) if good else len(order)
+        return (_spread(view, order[:enough], count) + order[enough:])[:count]
 
     return pick
 
