@@ -23,7 +23,7 @@ from xds_server.identity import Account
 from xds_server.infrastructure import Infrastructure, fleet_of, manifests, owners, resource_name, trust
 from xds_server.kubernetes.access import Access, AccessError, load
 from xds_server.kubernetes.api import Api, ApiError, connect
-from xds_server.kubernetes.lease import Lease
+from xds_server.kubernetes.lease import Leading, Lease
 from xds_server.kubernetes.provision import Provisioner
 from xds_server.kubernetes.source import Source
 from xds_server.kubernetes.writer import Writer
@@ -102,7 +102,7 @@ async def joined(
         names = authority.service_names(settings.service, settings.namespace)
         certificate = authority.ServerCertificate(keys, names, lambda: datetime.now(UTC))
         infrastructure = _infrastructure(settings, keys)
-        leading: Latest[bool] = Latest()
+        leading = Leading()
         told: Latest[Graph] = Latest()
         source = Source(api, states, wanted, observe, namespaces=settings.watch)
         lease = Lease(api, settings.namespace, LEASE, settings.identity, leading, observe)

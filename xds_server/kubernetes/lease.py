@@ -1,7 +1,9 @@
 """Holds a Lease, so that one replica of all leads: the shell of `election`. Needs get, create and patch on Leases."""
 
 import asyncio
+import math
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,6 +19,21 @@ _TERMS = Terms()
 _PARTING = 2.0  # seconds that giving the Lease back may take
 
 
+class Leading(Latest[bool]):
+    """Whether we lead. Also by the clock: a process that was stopped for a while acts before anybody tells it that it lost."""
+
+    __slots__ = ("until",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.until = math.inf  # of time.monotonic(), which event loops count in
+
+    @property
+    def value(self) -> bool | None:
+        found = super().value
+        return found if not found else time.monotonic() < self.until
+
+
 class Lease:
     """`run` campaigns and leads until cancelled, then gives the Lease back. `leading` is False before it is True."""
 
@@ -26,7 +43,7 @@ class Lease:
         namespace: str,
         name: str,
         identity: str,  # of this process: the pod's name, and something that a restart changes
-        leading: Latest[bool],
+        leading: Leading,
         observe: Callable[[object], None],
         *,
         terms: Terms = _TERMS,
@@ -46,13 +63,16 @@ class Lease:
                 await self._round()
                 await asyncio.sleep(self._pause())
         finally:
-            if self._leading.value:
-                self._lead(False)
+            held = self._leading.value
+            self._lead(False)
+            if held:
                 await self._release()
 
     async def _round(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
+        if began >= self._limit():
+            self._lead(False)  # we slept; if the Lease is still ours, that is a new start
         limit = self._limit() if self._leading.value else began + self._terms.deadline
         try:
             async with asyncio.timeout_at(limit):
@@ -61,11 +81,12 @@ class Lease:
             code, message = (error.code, error.message) if isinstance(error, ApiError) else (0, "no answer in time")
             if code != 409:  # a conflict: somebody was quicker, and the next look says who
                 self._observe(LeaseFailed(f"{self._namespace}/{self._name}", code, message))
-            if self._leading.value and loop.time() >= self._limit():
+            if loop.time() >= self._limit():
                 self._lead(False)
             return
         if ours:
             self._renewed = began
+            self._leading.until = self._limit()
         self._lead(ours)
 
     async def _claim(self) -> bool:

@@ -50,6 +50,7 @@ class Pace:
     patience: float = 5.0  # what a state waits for objects that it is the first to refer to
     absent: float = 2.0  # where an object may only be read by name: between two looks for one that is not there
     present: float = 10.0  # and for changes to one that is
+    again: float = 600.0  # until the right to watch one is tried again: an API server that starts refuses everything
     watches: int = 64  # beyond that many referenced objects, the others are read by name: a watch holds a connection
 
 
@@ -222,13 +223,15 @@ class Source:
 
     async def _keep_all(self, running: Running) -> NoReturn:
         """Reflect; where that is refused, or the kind is gone, keep what there is and try again."""
-        resource, attempt = running.query.resource, 0
+        resource, attempt, backoff = running.query.resource, 0, self._timing.backoff
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             try:
                 await self._reflect(running)
-            except ApiError as error:
-                attempt += 1
-                delay = self._timing.backoff.delay(attempt, self._chance)
+            except ApiError as error:  # an API server that starts refuses, too, until it has read its roles
+                attempt = 1 if loop.time() - began > backoff.ceiling else attempt + 1
+                delay = backoff.delay(attempt, self._chance)
                 self._observe(WatchFailed(str(running.query), error.code, error.message, delay))
                 if error.code == 404:
                     self._rediscover.set()
@@ -238,20 +241,22 @@ class Source:
                     )
             await asyncio.sleep(delay)
 
-    async def _keep_one(self, running: Running) -> None:
+    async def _keep_one(self, running: Running) -> NoReturn:
         """Watch one object by its name, or read it again and again where only that is allowed."""
-        if self._watches < self._pace.watches:
-            self._watches += 1
-            try:
-                await self._reflect(running)
-            except ApiError:
-                pass  # a role may grant `get` alone
-            finally:
-                self._watches -= 1
-        attempt = 0
+        loop = asyncio.get_running_loop()
         while True:
-            attempt, delay = await self._look(running, attempt)
-            await asyncio.sleep(delay)
+            if self._watches < self._pace.watches:
+                self._watches += 1
+                try:
+                    await self._reflect(running)
+                except ApiError:
+                    pass  # a role may grant `get` alone
+                finally:
+                    self._watches -= 1
+            attempt, again = 0, loop.time() + self._pace.again
+            while loop.time() < again:
+                attempt, delay = await self._look(running, attempt)
+                await asyncio.sleep(delay)
 
     async def _look(self, running: Running, attempt: int) -> tuple[int, float]:
         """One GET; the failures in a row, and how long to wait."""

@@ -1,6 +1,7 @@
 """Lease: one leads; it stops before another starts; it gives the lease back."""
 
 import asyncio
+import time
 from datetime import UTC, datetime
 
 from tests.xds_server.kubernetes.fake_api import FakeApi, Refused
@@ -8,15 +9,14 @@ from tests.xds_server.kubernetes.helpers import Facts, certain, running
 from xds_server.kubernetes.api import Api
 from xds_server.kubernetes.election import Terms
 from xds_server.kubernetes.facts import LeadershipChanged, LeaseFailed
-from xds_server.kubernetes.lease import Lease
-from xds_server.latest import Latest
+from xds_server.kubernetes.lease import Leading, Lease
 
 TERMS = Terms(duration=60.0, deadline=30.0, retry=0.001)
 
 
 class Replica:
     def __init__(self, api: Api, identity: str, terms: Terms = TERMS) -> None:
-        self.leading: Latest[bool] = Latest()
+        self.leading = Leading()
         self.facts = Facts()
         ticks = iter(range(10**9))  # every renewal has another time, as in life
 
@@ -108,3 +108,17 @@ async def test_who_sees_another_s_name_stops_at_once() -> None:
             await replica.until(leads=False)
             await asyncio.sleep(0)
         assert holder(fake) == "two"  # what is not ours is not released
+
+
+async def test_a_process_that_was_stopped_does_not_lead_for_a_moment_more() -> None:
+    """Nothing has run since: not the renewal, and not what would have told the writers."""
+    fake = FakeApi()
+    async with fake.serve() as api:
+        replica = Replica(api, "one", Terms(duration=60.0, deadline=0.2, retry=0.001))
+        async with running(replica.lease.run()):
+            await replica.until(leads=True)
+            time.sleep(0.3)
+            assert replica.leading.value is False
+            await replica.until(leads=False)
+            await replica.until(leads=True)  # the Lease is still ours
+    assert [each.leading for each in replica.facts.of(LeadershipChanged)] == [True, False, True, False]

@@ -1,6 +1,8 @@
 """Source: nothing before everything has been read, one state for a burst, and only what is referred to."""
 
+import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -280,3 +282,30 @@ async def test_a_server_that_is_starting_is_waited_for(fake: FakeApi) -> None:
     async with fake.serve() as api, running(world.run(api)):
         state = await world.until(lambda _: True)
         assert names(state, HTTPRoute) == ["a"]
+
+
+async def test_the_right_to_watch_one_object_is_tried_again(fake: FakeApi) -> None:
+    """An API server that starts refuses everything for a moment."""
+    gateway(fake, "one")
+    secret(fake, "one")
+    allow = fake.deny("list", "watch", plural="secrets")
+    world = World(fake, replace(PACE, again=0.01))
+    async with fake.serve() as api, running(world.run(api)):
+        await world.until(lambda state: names(state, Secret))
+        fake.before.remove(allow)
+        watched = fake.count("watch", "secrets")
+        await fake.until(lambda: fake.count("watch", "secrets") > watched)
+
+
+async def test_a_refusal_long_ago_makes_the_next_one_no_longer(fake: FakeApi) -> None:
+    world = World(fake)
+    async with fake.serve() as api, running(world.run(api)):
+        for _ in range(2):
+            await world.until(lambda state: not state.problems)
+            await asyncio.sleep(2 * TIMING.backoff.ceiling)
+            allow = fake.deny("list", "watch", plural="httproutes")
+            fake.drop()
+            await world.until(lambda state: state.problems)
+            fake.before.remove(allow)
+    delays = [each.delay for each in world.facts.of(WatchFailed) if each.code == 403]
+    assert delays.count(TIMING.backoff.delay(1, certain)) >= 2
