@@ -21,6 +21,7 @@ ELSEWHERE = {
     "penstock/demo/": "tests/penstock/test_demo*.py",
     "picker/errors.py": "tests/picker/test_session.py",
     "picker/facts.py": "tests/picker/test_inflight.py",
+    "picker/plugins/": "tests/picker/test_profile*.py",
     "picker/signals.py": "tests/picker/test_load.py",
     "xds_server/blame.py": "tests/xds_server/test_ads.py",
     "xds_server/facts.py": "tests/xds_server/test_server.py",

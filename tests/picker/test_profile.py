@@ -22,14 +22,8 @@ def config(*plugins: dict[str, Any], use: list[dict[str, Any]] | None = None, **
     return found
 
 
-def test_the_default_is_queue_2_kv_2_prefix_3_and_more() -> None:
-    assert {name: weight for name, _, weight in DEFAULT.scorers} == {
-        "queue-scorer": 2,
-        "kv-cache-utilization-scorer": 2,
-        "prefix-cache-scorer": 3,
-        "lora-affinity-scorer": 2,
-        "active-request-scorer": 1,
-    }
+def test_the_default_is_the_least_predicted_ttft() -> None:
+    assert [(name, weight) for name, _, weight in DEFAULT.scorers] == [("predicted-latency-scorer", 1.0)]
 
 
 @pytest.mark.parametrize("version", API_VERSIONS)
@@ -83,7 +77,7 @@ def test_what_has_no_effect_is_said() -> None:
             featureGates=["flowControl"],
         )
     )
-    assert [note.split(":")[0] for note in found.notes] == ["featureGates", "plugins[0]", "plugins[1]"]
+    assert [note.split(":")[0] for note in found.notes] == ["plugins[0]", "plugins[1]"]
     assert found.thresholds == Thresholds(9, 0.5)
 
 
@@ -110,10 +104,18 @@ PREFIX = "prefix-cache-scorer"
         (config({"type": "label-selector-filter", "parameters": {"matchLabels": [1]}}), "plugins[0] (label-selector-filter).parameters", "LabelSelector"),
         (config({"type": "label-selector-filter", "parameters": {"matchExpressions": [{"key": "a", "operator": "Is"}]}}), "plugins[0] (label-selector-filter).parameters", "'Is'"),
         (config(use=[{"pluginRef": "queue-scorer"}]), "schedulingProfiles[0].plugins[0].pluginRef", "add it there"),
-        (config(QUEUE, use=[{"pluginRef": "queue-scorer", "weight": -1}]), "schedulingProfiles[0].plugins[0].weight", "negative"),
-        (config(QUEUE, use=["queue-scorer"]), "schedulingProfiles[0].plugins[0].pluginRef", "None"),
+        (config(QUEUE, use=[{"pluginRef": "queue-scorer", "weight": -1}]), "schedulingProfiles[0].plugins[0].weight", "from 0"),
+        (config(QUEUE, use=[{"pluginRef": "queue-scorer", "weight": float("inf")}]), "schedulingProfiles[0].plugins[0].weight", "from 0"),
+        (config(QUEUE, use=[7]), "schedulingProfiles[0].plugins[0].pluginRef", "string"),
+        (config(QUEUE, use=[{"pluginRef": "queue-scorer", "wieght": 1}]), "schedulingProfiles[0].plugins[0].wieght", "weight"),
+        (config(QUEUE, use={}), "schedulingProfiles[0].plugins", "list"),
+        (config({"type": "queue-scorer", "params": {}}), "plugins[0].params", "remove it"),
+        (config({"type": "queue-scoer"}), "plugins[0].type", "did you mean 'queue-scorer'"),
+        (config({"type": "multicluster-queue-scorer"}), "plugins[0].type", "HTTPRoute"),
+        (config({"type": "dcgm-extractor"}), "plugins[0].type", "kv-cache-utilization-scorer"),
         (config(MAX, RANDOM), "plugins", "second picker"),
-        (config(schedulingProfiles=[{}, {}]), "schedulingProfiles", "keep one"),
+        (config(schedulingProfiles=[{}, {}]), "schedulingProfiles[1].name", "twice"),
+        (config(schedulingProfiles=[{"name": "a"}, {"name": "b"}]), "schedulingProfiles", "disagg-profile-handler"),
     ],
 )  # fmt: skip
 def test_a_mistake_names_the_field_and_the_remedy(content: dict[str, Any], field: str, says: str) -> None:

@@ -1,0 +1,48 @@
+"""Views for tests of plugins: a few endpoints, and what is known of them."""
+
+from typing import Any
+
+from picker.load import Load
+from picker.profile import Profile, read
+from picker.request import InferenceRequest
+from picker.scorers import View
+from xds_server.model.graph import Endpoint
+
+NOW = 100.0
+
+
+def fresh(**what: Any) -> Load:
+    return Load(scraped=NOW, **what)
+
+
+def endpoint(number: int, role: str = "", node: str = "", zone: str = "", **labels: str) -> Endpoint:
+    found = {name.replace("__", "/"): value for name, value in labels.items()}
+    if role:
+        found["llm-d.ai/role"] = role
+    return Endpoint(f"10.0.0.{number}", 8000, node=node, zone=zone, labels=tuple(sorted(found.items())))
+
+
+def view(
+    *endpoints: Endpoint,
+    loads: tuple[Load, ...] = (),
+    matched: tuple[int, ...] = (),
+    blocks: int = 0,
+    prompt: bytes = b"",
+    headers: dict[str, str] | None = None,
+    **more: Any,
+) -> View:
+    given = headers or {}
+    request = InferenceRequest("/x", prompt=prompt, headers=given, request_id=given.get("x-request-id", ""), **more)
+    names = [str(one) for one in endpoints]
+    known = loads or (fresh(),) * len(names)
+    return View(request, "m", endpoints, names, known, matched or (0,) * len(names), blocks, NOW)
+
+
+def profile(*plugins: dict[str, Any] | str, **sections: Any) -> Profile:
+    """Of plugins alone, or with sections."""
+    entries = [{"type": one} if isinstance(one, str) else one for one in plugins]
+    return read({"plugins": entries, **sections})
+
+
+def plugin(kind: str, **parameters: Any) -> dict[str, Any]:
+    return {"type": kind, "parameters": parameters}
