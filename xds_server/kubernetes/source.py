@@ -35,6 +35,7 @@ from xds_server.parse import KINDS
 
 Wanted = Callable[[ClusterState], frozenset[ObjectRef]]
 _TIMING = Timing()
+_REFUSALS = 3  # in a row, until "forbidden" is believed
 _CHOOSING = frozenset({"InferencePool", "XBackend"})  # kinds that select Pods themselves
 _OPTIONAL = frozenset(
     {GATEWAY_X_GROUP, INFERENCE_X_GROUP, LLM_D_GROUP}
@@ -268,9 +269,11 @@ class Source:
                 running.store.replace([])
                 self._answered(running)
                 return 0, self._pace.absent
-            if error.code == 403:
+            if error.code == 403 and attempt + 1 >= _REFUSALS:
                 self._answered(running, forbidden(query, "get"))
-                return 0, self._pace.present
+                return attempt + 1, self._pace.present
+            if error.code == 403:  # said too by an API server that has not read its roles yet: no listener must go for that
+                return attempt + 1, self._pace.absent
             delay = self._timing.backoff.delay(attempt + 1, self._chance, error.retry_after)
             self._observe(WatchFailed(str(query), error.code, error.message, delay))
             return attempt + 1, delay

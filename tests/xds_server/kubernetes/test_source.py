@@ -191,6 +191,18 @@ async def test_a_secret_that_may_not_be_read_is_a_problem_and_holds_nothing_up(f
         assert not state.problems
 
 
+async def test_a_server_that_has_not_read_its_roles_yet_takes_no_secret_away(fake: FakeApi) -> None:
+    gateway(fake, "one")
+    secret(fake, "one")
+    fake.deny("list", "watch", plural="secrets")
+    fake.fail(2, Refused(403, "Forbidden"), "get", plural="secrets")
+    world = World(fake)
+    async with fake.serve() as api, running(world.run(api)):
+        state = await world.until(lambda _: True)
+    assert names(state, Secret) == ["one"]
+    assert not state.problems
+
+
 async def test_an_object_that_cannot_be_asked_about_is_not_waited_for_for_ever(fake: FakeApi) -> None:
     gateway(fake, "one")
     released = fake.hang("list", "watch", plural="secrets")
