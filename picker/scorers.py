@@ -61,6 +61,9 @@ class View:
     now: float
     peer: Endpoint | None = None  # that another stage of this request has been given: decode, where prefill is picked
     known: list[bool] = field(init=False)
+    predicted: list[float] | None = field(
+        default=None, init=False
+    )  # seconds, once ttft.predict was asked; not to be changed
 
     def __post_init__(self) -> None:
         self.known = [known(load, self.now) for load in self.loads]

@@ -21,7 +21,9 @@ def others(load: Load) -> float:
 
 
 def predict(view: View) -> list[float]:
-    """Seconds from the decision to the first token, for every candidate."""
+    """Seconds from the decision to the first token, for every candidate. Worked out once for a View."""
+    if view.predicted is not None:
+        return view.predicted
     prompt, now, cold = view.request.prompt_tokens, view.now, _cold(view)
     found = []
     for load, matched, loading in zip(view.loads, view.matched, cold, strict=True):
@@ -33,6 +35,7 @@ def predict(view: View) -> list[float]:
         if inflight + 1.0 > speed.slots:
             seconds += speed.wait(inflight)
         found.append(seconds + speed.cold if loading else seconds)
+    view.predicted = found
     return found
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 from picker.facts import Decision
 from picker.load import Load
 from picker.picker import Ask, Denied, Picker, target_model
+from picker.profile import DEFAULT, Own
 from picker.request import InferenceRequest
 from xds_server.model.graph import Backend, Endpoint, Objective, Pool
 from xds_server.model.objects import InferenceModelRewrite, Meta, ObjectRef, RewriteRule
@@ -94,7 +95,7 @@ def test_a_bad_profile_leaves_the_last_good_one_in_force() -> None:
     assert [name for name, _, _ in picker.profile("ns/pool").scorers] == ["queue-scorer"]
     picker.update({"ns/pool": pool(A)})
     assert not picker.problems
-    assert len(picker.profile("ns/pool").scorers) == 5
+    assert picker.profile("ns/pool") is DEFAULT
     assert picker.profile("ns/other") is None
 
 
@@ -164,3 +165,64 @@ def test_a_target_is_always_found_and_never_one_of_weight_zero(weights: list[int
     targets = tuple((str(i), weight) for i, weight in enumerate(weights))
     found = target_model((rewrite(RewriteRule((), targets)),), "m", key)
     assert weights[int(found)] > 0 or not sum(weights)
+
+
+# --- what configurations ask for --------------------------------------------------------------------------------------
+
+
+def roles(*names: str) -> tuple[Endpoint, ...]:
+    return tuple(Endpoint(f"10.0.1.{i}", 80, labels=(("llm-d.ai/role", name),)) for i, name in enumerate(names))
+
+
+DISAGGREGATED = {
+    "plugins": [
+        {"type": "prefill-filter"},
+        {"type": "decode-filter"},
+        {"type": "prefix-cache-scorer"},
+        {"type": "prefix-based-pd-decider", "parameters": {"nonCachedTokens": 16}},
+        {"type": "disagg-profile-handler", "parameters": {"deciders": {"prefill": "prefix-based-pd-decider"}}},
+    ],
+    "schedulingProfiles": [
+        {"name": stage, "plugins": [{"pluginRef": f"{stage}-filter"}, {"pluginRef": "prefix-cache-scorer"}]}
+        for stage in ("prefill", "decode")
+    ],
+}
+
+
+def test_prefill_workers_are_told_by_header_and_remember_the_prompt() -> None:
+    workers = roles("prefill", "prefill", "prefill", "decode")
+    picker = picker_of(pool(*workers, config=DISAGGREGATED))
+    found = [picker.decide(ask(prompt=b"x" * 1024, id=str(number))) for number in range(9)]
+    assert all(isinstance(each, Decision) and each.endpoints == (str(workers[3]),) for each in found)
+    first, *others = [dict(each.headers)["x-prefiller-host-port"] for each in found if isinstance(each, Decision)]
+    assert first in {str(worker) for worker in workers[:3]}
+    assert set(others) == {""}  # decode has all of it by then
+    again = [picker.decide(ask(prompt=b"x" * 1024 + b"y" * 256, id=str(number))) for number in range(9)]
+    told = {dict(each.headers)["x-prefiller-host-port"] for each in again if isinstance(each, Decision)}
+    assert told <= {first, ""}  # whoever has computed the beginning
+
+
+def test_scorers_of_users_are_problems_when_they_fail() -> None:
+    config = {"plugins": [{"type": "python-scorer", "name": "mine", "parameters": {"function": "f:g"}}]}
+    picker = Picker(FakeSignals(), own=Own(lambda _: lambda seen: [2.0 for _ in seen.endpoints], lambda: 0.0))
+    picker.update({"ns/pool": pool(A, B, config=config)})
+    assert picker.problems == ()
+    assert isinstance(picker.decide(ask()), Decision)
+    (problem,) = picker.problems
+    assert (problem.field, problem.reason) == ("plugins", "FaultyScorer")
+    assert "'mine' failed in 1 of 1 calls, last: gave 2.0" in problem.message
+
+
+def test_the_probabilistic_admitter_sheds_before_the_pool_is_full() -> None:
+    signals = FakeSignals({str(A): Load(waiting=4, scraped=0.0)})
+    objectives = (Objective("low", -1),)
+    for plugins, status in (([], None), ([{"type": "probabilistic-admitter"}], 429)):
+        picker = picker_of(pool(A, config={"plugins": plugins}, objectives=objectives), signals=signals)
+        found = picker.decide(ask(objective="low"))
+        assert (found.refused.status if isinstance(found, Denied) else None) == status
+        assert not isinstance(picker.decide(ask()), Denied)
+
+
+def test_flow_control_is_as_configured() -> None:
+    picker = picker_of(pool(config={"featureGates": ["flowControl=false"]}))
+    assert isinstance(picker.decide(ask()), Denied)  # nobody waits for endpoints
