@@ -62,6 +62,14 @@ class Engine:
     lora: bytes = b""
 
 
+# How busy the accelerator is, in percent: NVIDIA's DCGM exporter, and the device plugin for TPUs. Their names on a server's own
+# page mean that a sidecar or an agent adds them there.
+_UTILIZATION = re.compile(
+    rb"^(?:DCGM_FI_DEV_GPU_UTIL|(?:tpu_|kubernetes_io:node_accelerator_|node_accelerator_)?duty_cycle(?:_node)?)"
+    rb"(?=[{ \t])[^\n]*?[} \t]([0-9.eE+-]+)(?:[ \t]+[0-9]+)?[ \t]*$",
+    re.MULTILINE,
+)
+
 _TRITON_REQUESTS, _TRITON_BLOCKS = b"nv_trt_llm_request_metrics", b"nv_trt_llm_kv_cache_block_metrics"
 
 ENGINES: Mapping[str, Engine] = {
@@ -147,7 +155,24 @@ def parse(page: bytes, engine: str = "", now: float = -math.inf) -> Load:
         block_tokens=int(max(_figures(samples, names.block_tokens), default=0)),  # one size for all ranks of a server
         blocks=int(sum(_figures(samples, names.blocks))),
         scraped=now,
+        utilization=_utilization(page),
     )
+
+
+def _utilization(page: bytes) -> float:
+    """The mean over the accelerators of the page, in [0, 1]; 0 where it names none."""
+    if b"DCGM_FI_DEV_GPU_UTIL" not in page and b"duty_cycle" not in page:  # 20 times as fast as the search
+        return 0.0
+    found = [percent for text in _UTILIZATION.findall(page) if (percent := _percent(text)) is not None]
+    return min(sum(found) / len(found) / 100.0, 1.0) if found else 0.0
+
+
+def _percent(text: bytes) -> float | None:
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) and found >= 0 else None
 
 
 def _samples(page: bytes, engine: Engine) -> Samples:

@@ -160,3 +160,20 @@ def test_no_page_crashes_the_scan(junk: bytes) -> None:
 def labels_of(labels: dict[str, str]) -> str:
     escaped = {k: v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for k, v in labels.items()}
     return "{" + ",".join(f'{k}="{v}"' for k, v in escaped.items()) + "}" if labels else ""
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ('DCGM_FI_DEV_GPU_UTIL{gpu="0",UUID="GPU-1",modelName="H100"} 80\nDCGM_FI_DEV_GPU_UTIL{gpu="1"} 40\n', 0.6),
+        ('tpu_duty_cycle{chip="0"} 25.5\n', 0.255),
+        ('duty_cycle_node{accelerator="tpu"} 50 1700000000000\n', 0.5),
+        ("duty_cycle 100\n", 1.0),
+        ("DCGM_FI_DEV_GPU_UTIL 250\n", 1.0),
+        ("DCGM_FI_DEV_GPU_UTIL NaN\nduty_cycle -1\nduty_cycle 1e\n", 0.0),
+        ("# HELP DCGM_FI_DEV_GPU_UTIL GPU utilization (in %).\nDCGM_FI_DEV_GPU_UTILITY 7\nmy_duty_cycle 9\n", 0.0),
+    ],
+)
+def test_utilization_of_the_accelerators_where_the_page_has_it(lines: str, found: float) -> None:
+    page = "vllm:num_requests_waiting 1\n" + lines
+    assert parse(page.encode()).utilization == pytest.approx(found)
