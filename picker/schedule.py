@@ -43,7 +43,7 @@ def pick(view: View, profile: Profile, request_id: str) -> Pick:
 
     Ties break on the request id, so equal inputs give equal picks. Endpoints that rest are no candidates while others are.
     """
-    view = view.only(healthy(view.loads, view.now))
+    view = rested(view, profile)
     handler = profile.handler
     found = run(view, profile, request_id) if handler is None else handler(view, request_id, run)
     for tell in profile.after:
@@ -53,6 +53,27 @@ def pick(view: View, profile: Profile, request_id: str) -> Pick:
 
 def run(view: View, profile: Profile, request_id: str) -> Pick:
     """The candidates that pass every filter, best first, as many as the profile's picker gives. Raises NoEndpoint."""
+    view = _filtered(view, profile)
+    totals = [0.0] * len(view.names)
+    for _, scorer, weight in profile.scorers:
+        totals = [total + weight * score for total, score in zip(totals, scorer(view), strict=True)]
+    chosen = profile.picker(view, totals, request_id)
+    return Pick(tuple([view.names[i] for i in chosen]), len(view.names), view.matched[chosen[0]])
+
+
+def rested(view: View, profile: Profile) -> View:
+    """Without those that rest; with all of them where only they pass the filters, as the one decode worker of a pool with roles."""
+    found = view.only(healthy(view.loads, view.now))
+    if len(found.names) == len(view.names):
+        return view
+    try:
+        _filtered(found, profile)
+    except NoEndpoint:
+        return view
+    return found
+
+
+def _filtered(view: View, profile: Profile) -> View:
     for name, keep in profile.filters:
         if view.names:
             view = view.only(keep(view))
@@ -60,8 +81,4 @@ def run(view: View, profile: Profile, request_id: str) -> Pick:
                 raise NoEndpoint(f"the filter {name!r} lets no endpoint pass")
     if not view.names:
         raise NoEndpoint("the pool has no ready endpoint")
-    totals = [0.0] * len(view.names)
-    for _, scorer, weight in profile.scorers:
-        totals = [total + weight * score for total, score in zip(totals, scorer(view), strict=True)]
-    chosen = profile.picker(view, totals, request_id)
-    return Pick(tuple([view.names[i] for i in chosen]), len(view.names), view.matched[chosen[0]])
+    return view

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from picker.errors import ConfigError, NoEndpoint
-from picker.load import Load
 from picker.plugins.handlers import ENCODE_HEADER, PREFILL_HEADER
 from picker.profile import Profile, read
 from picker.schedule import Pick, pick
@@ -83,10 +82,11 @@ def test_a_worker_of_both_roles_does_not_ask_itself() -> None:
     assert (headers(found)[PREFILL_HEADER], found.beside) == ("", ())
 
 
-def test_a_worker_that_rests_is_no_reason_to_have_none() -> None:
-    tired = Load(scraped=100.0, errors=2, rests_until=200.0) if hasattr(Load(), "rests_until") else fresh()
-    found = pick(view(P, D, loads=(fresh(), tired)), disaggregated(prefill="always-disagg-pd-decider"), "id")
-    assert found.endpoints == (str(D),)
+def test_a_worker_that_rests_is_better_than_none() -> None:
+    found = disaggregated(prefill="always-disagg-pd-decider")
+    rests = fresh(resting=200.0)
+    assert pick(view(P, D, loads=(fresh(), rests)), found, "id").endpoints == (str(D),)
+    assert pick(view(P, D, D2, loads=(fresh(), rests, fresh())), found, "id").endpoints == (str(D2),)
 
 
 def test_prefill_first() -> None:
