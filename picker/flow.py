@@ -105,6 +105,11 @@ class FlowControl:
         self.drain = Drain()
         self._deadlines: list[tuple[float, int, Item]] = []  # sorted
 
+    def configure(self, limits: Limits) -> None:
+        """From now on: those that wait already are not asked again."""
+        self.limits = limits
+        self.queues.configure(limits.weights, limits.share)
+
     def __len__(self) -> int:
         return len(self.queues)
 

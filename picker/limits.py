@@ -5,10 +5,11 @@ Sources: llm-d EndpointPickerConfig `flowControl`; request headers of llm-d rout
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from picker.queues import SHARE
+from xds_server.model.graph import Pool
 
 MAX_TTL = 3500.0  # seconds: Envoy waits no longer than an hour for the picker (max_message_timeout)
 TTL_HEADER = "x-llm-d-inference-ttl"
@@ -53,6 +54,19 @@ class Limits:
 
 
 DEFAULT = Limits()
+
+
+def of_pool(limits: Limits, pool: Pool) -> Limits:
+    """What the pool's own annotations say goes before its configuration."""
+    if pool.queue_ttl is None and pool.ttft_objective is None:
+        return limits
+    ttl = limits.ttl if pool.queue_ttl is None else pool.queue_ttl
+    return replace(
+        limits,
+        ttl=min(ttl, MAX_TTL),
+        no_endpoint_ttl=limits.no_endpoint_ttl if pool.queue_ttl is None else min(ttl, MAX_TTL),
+        ttft_objective=limits.ttft_objective if pool.ttft_objective is None else pool.ttft_objective,
+    )
 
 
 def duration(text: str) -> float | None:

@@ -66,8 +66,11 @@ class State:
             self.flow.drain.forget()  # nobody could be served: that says nothing of how fast it will be
         self.pool, self._everybody = pool, None
         self.prefixes.retain({str(endpoint) for endpoint in pool.endpoints})
-        if pool.config == self.config:
-            return
+        if pool.config != self.config:
+            self._configure(pool)
+        self.flow.configure(limits.of_pool(self.profile.limits, pool))
+
+    def _configure(self, pool: Pool) -> None:
         self.config, self.problem = pool.config, None
         try:
             self.profile = profile.DEFAULT if pool.config is None else profile.read(pool.config)

@@ -10,6 +10,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
+from sys import maxsize
 from typing import Any
 
 from picker.facts import Reason
@@ -50,7 +51,7 @@ class _Flow:
 class _Band:
     """One priority. Lists are sorted, and searched: moving a few thousand pointers costs less than a tree."""
 
-    __slots__ = ("_given", "_idle", "_order", "_weights", "credit", "entries", "flows", "size")
+    __slots__ = ("_given", "_idle", "_order", "credit", "entries", "flows", "size", "weights")
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self.flows: dict[str, _Flow] = {}  # those that wait
@@ -60,7 +61,7 @@ class _Band:
         self._order: list[tuple[float, str]] = []  # (tag, flow) of those that wait
         self._idle: dict[str, float] = {}  # flow -> tag, where it is ahead of `_given`
         self._given = 0.0  # the tag of the flow that had the last turn
-        self._weights = weights
+        self.weights = weights
 
     def add(self, item: Item) -> None:
         entry = (item.key, item.number, item)
@@ -83,7 +84,7 @@ class _Band:
         del self._order[bisect_left(self._order, (flow.tag, item.flow))]
         if charge:
             self._given = max(self._given, flow.tag)
-            flow.tag += item.cost / self._weights.get(item.flow, 1.0)
+            flow.tag += item.cost / self.weights.get(item.flow, 1.0)
         if flow.entries:
             insort(self._order, (flow.tag, item.flow))
             return
@@ -108,9 +109,10 @@ class _Band:
 
     def ahead(self, item: Item) -> int:
         """About how many of this band have their turn before `item`, which need not wait yet: rather too few than too many."""
-        here = bisect_left(self.entries, (item.key, item.number, item))
+        entry = (item.key, item.number if item.number >= 0 else maxsize, item)
+        here = bisect_left(self.entries, entry)
         flow = self.flows.get(item.flow)
-        own = bisect_left(flow.entries, (item.key, item.number, item)) if flow else 0
+        own = bisect_left(flow.entries, entry) if flow else 0
         return min(here, (own + 1) * max(len(self.flows), 1) - 1)
 
 
@@ -124,6 +126,12 @@ class Queues:
         self._items: dict[str, Item] = {}
         self._numbers = count()
         self.size = 0  # bytes
+
+    def configure(self, weights: Mapping[str, float], share: float) -> None:
+        """From now on. `weights` of tenants, above 0; 1 for those not named."""
+        self._weights, self._share = weights, share
+        for band in self._bands.values():
+            band.weights = weights
 
     def __len__(self) -> int:
         return len(self._items)

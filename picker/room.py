@@ -5,6 +5,7 @@ what we have there ourselves, which no scrape delays. Nothing is configured.
 """
 
 from collections.abc import Sequence
+from math import inf
 
 from picker import ttft
 from picker.load import Load
@@ -24,8 +25,8 @@ def has_room(load: Load) -> bool:
 
 
 def free(view: View) -> list[bool]:
-    """For each candidate whether it has room."""
-    return [has_room(load) for load in view.loads]
+    """For each candidate whether it has room. Most have no limit yet, or nothing to do: that is seen without a call."""
+    return [not load.inflight or load.speed.slots == inf or has_room(load) for load in view.loads]
 
 
 def allowed(view: View, places: Sequence[bool]) -> list[int]:

@@ -267,6 +267,8 @@ class Pool:
     rewrites: tuple[InferenceModelRewrite, ...] = ()  # oldest first
     config: Mapping[str, object] | None = None  # EndpointPickerConfig content; None: the default profile
     config_of: tuple[ObjectRef, str] | None = None  # the object that the content comes from, and where that was read
+    queue_ttl: float | None = None  # seconds that a request may wait in the gateway; None: as the configuration says
+    ttft_objective: float | None = None  # seconds, of requests that name none
 
     @property
     def name(self) -> str:

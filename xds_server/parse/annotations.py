@@ -5,7 +5,8 @@ import re
 from typing import NoReturn
 
 from xds_server.model.objects import Meta
-from xds_server.parse.fields import Fields
+from xds_server.parse.fields import Fields, seconds
+from xds_server.parse.forms import DURATION
 
 MODELS = "penstock.dev/models"
 """On an InferenceObjective: comma separated model names to which it applies without a header."""
@@ -21,6 +22,15 @@ PICKER_CONFIG = "penstock.dev/endpoint-picker-config"
 
 FAILOVER = "penstock.dev/failover"
 """On an InferencePool: comma separated InferencePools of its namespace, asked in this order when it has nothing to give."""
+
+QUEUE_TTL = "penstock.dev/queue-ttl"
+"""On an InferencePool: how long a request may wait in the gateway for an endpoint, such as `30s`; `0s` lets none wait."""
+
+TTFT_OBJECTIVE = "penstock.dev/ttft-objective"
+"""On an InferencePool: the time to first token that requests ask for which name none themselves, such as `500ms`.
+
+What cannot be answered in that time is answered at once, with 429.
+"""
 
 HOST_PORT = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<four>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
 
@@ -49,6 +59,12 @@ def pool_endpoints(meta: Meta) -> tuple[tuple[str, int], ...]:
     return tuple(dict.fromkeys(map(endpoint, words(meta.annotations.get(ENDPOINTS, "")))))
 
 
+def pool_waiting(meta: Meta) -> tuple[float | None, float | None]:
+    """(how long a request may wait, its TTFT objective) in seconds; None where the annotations say nothing."""
+    ttl, objective = (meta.annotations.get(name) for name in (QUEUE_TTL, TTFT_OBJECTIVE))
+    return None if ttl is None else seconds(ttl), None if objective is None else seconds(objective) or None
+
+
 def check_pool(root: Fields, meta: Meta) -> None:
     """Refuse annotations of an InferencePool that do not say what they should."""
 
@@ -64,3 +80,7 @@ def check_pool(root: Fields, meta: Meta) -> None:
             )
     if PICKER_CONFIG in meta.annotations and not meta.annotations[PICKER_CONFIG].strip():
         refuse(PICKER_CONFIG, "must name an EndpointPickerConfig or ConfigMap; write its name or remove the annotation")
+    for name in (QUEUE_TTL, TTFT_OBJECTIVE):
+        text = meta.annotations.get(name)
+        if text is not None and not DURATION.pattern.fullmatch(text):
+            refuse(name, f"must be {DURATION.must}, got {text[:60]!r}; {DURATION.remedy}")

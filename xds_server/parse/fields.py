@@ -49,6 +49,12 @@ class Document:
         return f"a value of type {type(value).__name__}"
 
 
+def seconds(text: str) -> float:
+    """Of a text that has the form DURATION."""
+    parts = re.findall(r"([0-9]+)(ms|h|m|s)", text)
+    return round(sum(int(number) * UNITS[unit] for number, unit in parts), 3)
+
+
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The one of `known` that was most likely meant."""
     names = {name.lower(): name for name in known if isinstance(name, str)}
@@ -175,9 +181,7 @@ class Fields:
         """Seconds, from a GEP-2257 duration; None where absent."""
         if not self.has(name):
             return None
-        text = self.text(name, form=DURATION)
-        parts = re.findall(r"([0-9]+)(ms|h|m|s)", text)
-        return round(sum(int(number) * UNITS[unit] for number, unit in parts), 3)
+        return seconds(self.text(name, form=DURATION))
 
     # --- structure ----------------------------------------------------------------------------------------------------
 

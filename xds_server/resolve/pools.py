@@ -21,7 +21,7 @@ from xds_server.model.objects import (
     ObjectRef,
     Problem,
 )
-from xds_server.parse.annotations import FAILOVER, PICKER_CONFIG
+from xds_server.parse.annotations import FAILOVER, PICKER_CONFIG, pool_waiting
 from xds_server.resolve import conditions as c
 from xds_server.resolve.context import Context
 from xds_server.resolve.endpoints import pool_endpoints
@@ -71,6 +71,7 @@ def resolve_pools(context: Context) -> ResolvedPools:
             tuple(rewrites.get(ref, ())),  # state.all gives the oldest first
             document.content if document else None,
             (document.meta.ref, document.meta.source) if document else None,
+            *pool_waiting(pool.meta),
         )
     return ResolvedPools(pools, statuses, tuple(problems))
 

@@ -1,0 +1,57 @@
+"""Requests that wait in the gateway, longer than Envoy would wait for a picker: served, given up in time, or left by the client."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.manifests import GATEWAY, documents, pool, route, rule, to_pool
+from tests.e2e.waiting import until
+from tests.e2e.world import World, serving, sim, world
+
+pytestmark = pytest.mark.envoy
+TIMEOUT = 0.2  # seconds that Envoy waits for the picker, unless it is asked for more
+BODY = {"model": "base", "prompt": "hello", "max_tokens": 1}
+ROUTE = route("all", rule("/v1", to_pool("base")))
+
+
+def waiting(gateway: World) -> int:
+    return sum(count for count, _ in gateway.gateway.picker.queued("default/base").values())
+
+
+async def test_a_request_that_waits_longer_than_envoys_timeout_is_served(tmp_path: Path) -> None:
+    """Scale from zero: the first endpoint comes when the request has waited three times what Envoy is told to wait."""
+    text = documents(GATEWAY, pool("base", [], mode="FailClose"), ROUTE)
+    async with serving(sim("a")) as (server,), world(tmp_path, {"all.yaml": text}, picker_timeout=TIMEOUT) as gateway:
+        began = time.monotonic()
+        asked = asyncio.ensure_future(gateway.post("/v1/completions", BODY))
+        listed = asyncio.ensure_future(gateway.send("GET", "/v1/models"))  # decided on its headers
+        await until(lambda: waiting(gateway) == 2, "both to wait")
+        await until(lambda: time.monotonic() - began > 3 * TIMEOUT, "Envoy's patience to end")
+        assert not asked.done()
+        gateway.write("all.yaml", documents(GATEWAY, pool("base", [server], mode="FailClose"), ROUTE))
+        assert [(await one).status for one in (asked, listed)] == [200, 200]
+        outcome = await gateway.outcome_of(await asked)
+        assert outcome.queue > 2 * TIMEOUT
+        assert waiting(gateway) == 0
+
+
+async def test_a_request_that_waited_for_as_long_as_it_may_is_answered(tmp_path: Path) -> None:
+    text = documents(GATEWAY, pool("base", []), ROUTE)
+    async with world(tmp_path, {"all.yaml": text}, picker_timeout=TIMEOUT) as gateway:
+        answer = await gateway.post("/v1/completions", BODY, x_llm_d_inference_ttl="500ms")
+        assert answer.status == 503
+        assert answer.header("x-llm-d-request-dropped-reason") == "rejected-no-endpoints"
+        outcome = await gateway.outcome_of(answer)
+        assert (outcome.reason, outcome.queue >= 0.5) == ("no_endpoints", True)
+
+
+async def test_a_client_that_leaves_waits_no_longer(tmp_path: Path) -> None:
+    text = documents(GATEWAY, pool("base", []), ROUTE)
+    async with world(tmp_path, {"all.yaml": text}, picker_timeout=TIMEOUT) as gateway:
+        asked = asyncio.ensure_future(gateway.post("/v1/completions", BODY))
+        await until(lambda: waiting(gateway) == 1, "it to wait")
+        asked.cancel()
+        await until(lambda: waiting(gateway) == 0, "it to be gone")
+        assert (await gateway.outcome()).reason == "client_cancelled"

@@ -1,0 +1,63 @@
+"""Room: limits are those that the servers were seen to have, and nobody is held back without a reason."""
+
+from typing import Any
+
+from hypothesis import given, strategies as st
+
+from picker.latency import Speed
+from picker.load import Load
+from picker.request import InferenceRequest
+from picker.room import after_slot, allowed, free, has_room, least
+from picker.scorers import View
+from xds_server.model.graph import Endpoint
+
+
+def load(inflight: int, slots: float = 8.0, **speed: Any) -> Load:
+    return Load(inflight=inflight, speed=Speed(slots=slots, **speed))
+
+
+def view(*loads: Load, prompt: bytes = b"") -> View:
+    endpoints = [Endpoint(f"10.0.0.{i}", 80) for i in range(len(loads))]
+    names = [str(endpoint) for endpoint in endpoints]
+    return View(InferenceRequest("/", prompt=prompt), "m", endpoints, names, list(loads), [0] * len(loads), 0, 0.0)
+
+
+def test_a_server_takes_as_many_as_it_has_slots() -> None:
+    assert has_room(load(7))
+    assert not has_room(load(8))
+    assert not has_room(load(5, foreign=3.0))
+
+
+def test_short_requests_are_sent_before_a_slot_is_free() -> None:
+    assert has_room(load(8, seconds=0.03))
+    assert not has_room(load(8, seconds=3.0))
+
+
+@given(st.integers(0, 10**6), st.floats(0, 100), st.floats(0, 10**6))
+def test_what_is_not_known_or_idle_holds_nobody_back(inflight: int, slots: float, foreign: float) -> None:
+    assert has_room(load(inflight, float("inf"), foreign=foreign))
+    assert has_room(load(0, slots, foreign=foreign))
+
+
+@given(st.lists(st.builds(load, st.integers(0, 20), st.sampled_from([4.0, 8.0, float("inf")])), min_size=1, max_size=6))
+def test_free_is_has_room_and_whoever_has_room_is_allowed(loads: list[Load]) -> None:
+    found = view(*loads)
+    places = free(found)
+    assert places == [has_room(one) for one in loads]
+    chosen = allowed(found, places)
+    assert bool(chosen) == any(places)
+    assert set(chosen) >= {i for i, has in enumerate(places) if has}
+
+
+def test_a_queue_that_is_sooner_than_a_slow_server_is_allowed() -> None:
+    quick = load(8, seconds=0.1, weights=(0.01, 0.0, 0.0, 0.0))
+    slow = load(1, weights=(5.0, 0.0, 0.0, 0.0))
+    assert allowed(view(quick, slow), [False, True]) == [0, 1]
+    assert allowed(view(slow, quick), [False, True]) == [1]
+
+
+def test_least_and_after_slot() -> None:
+    busy, idle = load(8, seconds=8.0, weights=(0.5, 0.0, 0.0, 0.0)), load(0, weights=(2.0, 0.0, 0.0, 0.0))
+    assert least(view(busy, idle), [0, 1]) == (1.5, False)  # one second until there is a slot
+    assert least(view(busy, idle), [1]) == (2.0, True)
+    assert after_slot(view(busy, idle)) == 0.5
