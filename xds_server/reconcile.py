@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from xds_server import resolve, translate
 from xds_server.latest import Latest
 from xds_server.model.graph import Graph
 from xds_server.model.objects import ClusterState, HTTPRoute
-from xds_server.resolve import MERGED, Setting, resolve
+from xds_server.resolve import MERGED, Resolved, Setting
 from xds_server.snapshot import Snapshot
-from xds_server.translate import DataPlane, translate
+from xds_server.translate import DataPlane, Translated
 
 T = TypeVar("T")
 _LARGE = 100  # objects and matches of routes: more would hold the event loop, which also serves picks (0.2 ms each)
@@ -49,27 +50,47 @@ async def reconcile(
     setting: Setting = MERGED,
 ) -> None:
     """Publish until cancelled. Raises what a stage raises: stages are total, so that is our mistake, not the user's."""
+    found: Stages | None = None
     async for state in paced(states, pace):
         began = time.perf_counter()
-        if _size(state) > _LARGE:
-            graph, fleets = await asyncio.to_thread(_stages, state, plane, setting)
-        else:
-            graph, fleets = _stages(state, plane, setting)
+        newer = narrow(found, state, plane) if found else None
+        if newer is None and _size(state) > _LARGE:
+            newer = await asyncio.to_thread(whole, state, plane, setting)
+        found = newer or whole(state, plane, setting)
+        graph, fleets = found.resolved.graph, found.translated.snapshots
         graphs.set(graph)  # the picker knows a pool before Envoy asks for it
         snapshots.set(fleets)
-        resources = sum(len(found) for snapshot in fleets.values() for found in snapshot.resources.values())
+        resources = sum(len(each) for snapshot in fleets.values() for each in snapshot.resources.values())
         observe(Reconciled(time.perf_counter() - began, len(state.objects), len(graph.problems), resources))
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """A state, and everything that it became."""
+
+    resolved: Resolved
+    translated: Translated
+
+
+def whole(state: ClusterState, plane: DataPlane, setting: Setting = MERGED) -> Stages:
+    """From nothing but the state: the reference for `narrow`."""
+    found = resolve.resolved(state, setting)
+    return Stages(found, translate.translated(found.graph, plane))
+
+
+def narrow(before: Stages, state: ClusterState, plane: DataPlane) -> Stages | None:
+    """The same from the stages of an older state, in a few ms whatever its size; None where that cannot be."""
+    found = resolve.advance(before.resolved, state)
+    if found is None:
+        return None
+    translated = translate.advance(before.translated, found.graph, plane)
+    return Stages(found, translated) if translated else None
 
 
 def _size(state: ClusterState) -> int:
     """What a state costs: its objects, and its Envoy routes, of which one HTTPRoute may have 128."""
     rules = (rule for route in state.all(HTTPRoute) for rule in route.rules)
     return len(state.objects) + sum(len(rule.matches) for rule in rules)
-
-
-def _stages(state: ClusterState, plane: DataPlane, setting: Setting) -> tuple[Graph, Mapping[str, Snapshot]]:
-    graph = resolve(state, setting)
-    return graph, translate(graph, plane)
 
 
 async def paced(values: Latest[T], pace: Pace) -> AsyncIterator[T]:

@@ -5,9 +5,10 @@ Sources: Gateway API 1.7 (`gateway.networking.k8s.io/v1`), Gateway API Inference
 `inference.networking.x-k8s.io/v1alpha2`), Kubernetes core and discovery. `parse` makes them.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from xds_server.model.core import (
     ClusterTrustBundle,
@@ -177,6 +178,9 @@ class ClusterState:
 
     objects: Mapping[ObjectRef, Object] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()  # what could not be read
+    _kinds: dict[type, list[Any]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )  # made when asked
 
     @classmethod
     def of(cls, objects: Iterable[Object], problems: Iterable[Problem] = ()) -> "ClusterState":
@@ -184,9 +188,13 @@ class ClusterState:
 
     def all(self, kind: type[Kind]) -> list[Kind]:
         """Every object of a kind, oldest first."""
-        return sorted(
-            (found for found in self.objects.values() if isinstance(found, kind)), key=lambda o: o.meta.age_key
-        )
+        if not self._kinds:  # one look at everything, however many kinds are asked for
+            kinds = defaultdict(list)
+            for found in self.objects.values():
+                kinds[type(found)].append(found)
+            self._kinds.update(kinds)
+        held = [found for made, all_ in self._kinds.items() if issubclass(made, kind) for found in all_]
+        return sorted(held, key=lambda found: found.meta.age_key)
 
     def get(self, kind: type[Kind], ref: ObjectRef) -> Kind | None:
         found = self.objects.get(ref)

@@ -7,7 +7,7 @@ whatever their order. Sources: Gateway API 1.7, Inference Extension 1.6.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from xds_server.model.graph import EVERYTHING, Fleet, Graph, ObjectStatus
+from xds_server.model.graph import EVERYTHING, Certificate, Fleet, Graph, ObjectStatus
 from xds_server.model.objects import AnyRoute, ClusterState, Gateway, HTTPRoute, ObjectRef, Problem, StreamRoute
 from xds_server.resolve.backends import backend_endpoints
 from xds_server.resolve.conflicts import ListenerKey
@@ -21,9 +21,10 @@ from xds_server.resolve.listener_sets import (
     parents,
 )
 from xds_server.resolve.listeners import BoundListener
+from xds_server.resolve.narrow import Resolved, advance
 from xds_server.resolve.policies import policy_problems, policy_statuses
 from xds_server.resolve.pools import ResolvedPools, resolve_pools
-from xds_server.resolve.ports import Attached, Compiled, ports, used
+from xds_server.resolve.ports import Attached, Compiled, fleet_of, ports, used
 from xds_server.resolve.references import Denied
 from xds_server.resolve.routes import (
     PlacedRoute,
@@ -38,37 +39,40 @@ from xds_server.resolve.routes import (
 from xds_server.resolve.tls import gateway_certificate
 from xds_server.resolve.tracing import gateway_tracing
 
-__all__ = ["MERGED", "Setting", "resolve"]
+__all__ = ["MERGED", "Resolved", "Setting", "advance", "resolve", "resolved"]
 
 Parents = Mapping[ObjectRef, Parent]
 
 
 def resolve(state: ClusterState, setting: Setting = MERGED) -> Graph:
     """The gateway that these objects ask for."""
+    return resolved(state, setting).graph
+
+
+def resolved(state: ClusterState, setting: Setting = MERGED) -> Resolved:
+    """The same with what it takes to bring it forward (`narrow`)."""
     context = Context(state, setting)
     ours = our_gateways(context)
     held = parents(ours.gateways, context)
     routes = _routes(state)
     placed = [found for route in routes if (found := place(route, held, context))]
     pools = resolve_pools(context)
-    fleets = _fleets(ours, held, placed, context)
+    attached = _attached(ours, placed, context)
+    fleets = _fleets(ours, held, attached, context)
     backends = {name: backend for fleet in fleets.values() for name, backend in fleet.backends.items()}
     statuses, told = _statuses(ours, held, placed, pools, context)
     statuses = {route.meta.ref: ObjectStatus(route.meta.ref) for route in routes} | statuses  # nothing of ours may stay
     lost = (problem for route in routes for problem in lost_parents(route, context))
-    mine = (*told, *lost, *lost_sets(context))
-    return Graph(
+    problems = tuple(sorted((*told, *lost, *lost_sets(context)), key=problem_order))
+    graph = Graph(
         fleets=fleets,
         endpoints={name: backend_endpoints(backend, context) for name, backend in sorted(backends.items())},
         pools=pools.pools,
         statuses=dict(sorted(statuses.items())),
-        problems=(*state.problems, *sorted(mine, key=problem_order)),
+        problems=(*state.problems, *problems),
     )
-
-
-def fleet_of(gateway: ObjectRef, setting: Setting) -> str:
-    """The name of the fleet that serves a Gateway: what its Envoys are known by."""
-    return f"{gateway.namespace}/{gateway.name}" if setting.per_gateway else EVERYTHING
+    known = {found.compiled.route.meta.ref: found for found in placed}
+    return Resolved(state, graph, context, held, known, attached.held, attached.certificates, problems)
 
 
 def _routes(state: ClusterState) -> list[AnyRoute]:
@@ -77,7 +81,7 @@ def _routes(state: ClusterState) -> list[AnyRoute]:
     return sorted(found, key=lambda route: (route.meta.age_key, route.meta.ref.kind))
 
 
-def _fleets(ours: Ours, held: Parents, placed: Iterable[PlacedRoute], context: Context) -> dict[str, Fleet]:
+def _fleets(ours: Ours, held: Parents, attached: Attached, context: Context) -> dict[str, Fleet]:
     """Every fleet, also one with nothing to serve: its Envoys wait for an answer."""
     setting = context.setting
     of: dict[str, Gateway | None] = {EVERYTHING: None}
@@ -86,19 +90,19 @@ def _fleets(ours: Ours, held: Parents, placed: Iterable[PlacedRoute], context: C
     listeners: dict[str, list[BoundListener]] = {name: [] for name in sorted(of)}
     for parent in held.values():
         listeners[fleet_of(parent.gateway.meta.ref, setting)] += parent.listeners
-    attached = _attached(ours, placed, context)
     return {name: Fleet(ports(found, attached), used(found, attached), of[name]) for name, found in listeners.items()}
 
 
 def _attached(ours: Ours, placed: Iterable[PlacedRoute], context: Context) -> Attached:
     found: dict[ListenerKey, list[Compiled]] = defaultdict(list)
-    shown = {gateway.meta.ref: gateway_certificate(gateway, context) for gateway in ours.gateways}
+    shown: dict[ObjectRef, Certificate | None] = {}
+    for gateway in ours.gateways:
+        certificate = gateway_certificate(gateway, context)
+        shown[gateway.meta.ref] = None if isinstance(certificate, Denied) else certificate
     for each in placed:
         for key, bound in each.listeners.items():
-            certificate = shown[bound.gateway.meta.ref]
-            own = None if isinstance(certificate, Denied) else certificate
-            found[key].append(served(each.compiled, bound, own))
-    return Attached(found, {ref: gateway_tracing(ref, context) for ref in shown})
+            found[key].append(served(each.compiled, bound, shown[bound.gateway.meta.ref]))
+    return Attached(found, {ref: gateway_tracing(ref, context) for ref in shown}, shown)
 
 
 def _statuses(

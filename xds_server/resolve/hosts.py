@@ -13,7 +13,7 @@ from xds_server.model.graph import Reply, Route, VirtualHost
 from xds_server.model.objects import HTTPMatch
 from xds_server.resolve.hostnames import ANY, covering, intersect, owner
 from xds_server.resolve.listeners import BoundListener
-from xds_server.resolve.rules import CompiledRoute, Entry, at_listener
+from xds_server.resolve.rules import CompiledRoute, Entry, Precedence, at_listener
 
 # Above this many HTTPS listeners a port answers 404 for another listener's hostname: the 421s would be their square.
 MISDIRECTED_LIMIT = 64
@@ -28,10 +28,11 @@ def virtual_hosts(listener: str, owners: Collection[str], held: Groups) -> tuple
     Its own hostname is there without any route too: it gives 404, where a less specific listener would answer.
     """
     names = {listener} | {both for own in held if (both := intersect(listener, own))}
-    return tuple(VirtualHost(name, _routes(name, held)) for name in sorted(names) if owner(name, owners) == listener)
+    return tuple(VirtualHost(name, routes_of(name, held)) for name in sorted(names) if owner(name, owners) == listener)
 
 
-def _routes(hostname: str, held: Groups) -> tuple[Route, ...]:
+def routes_of(hostname: str, held: Groups) -> tuple[Route, ...]:
+    """What a virtual host of this name has."""
     found: dict[tuple[str, bool], Route] = {}
     for own in covering(hostname):
         for entry in held.get(own, ()):
@@ -51,8 +52,13 @@ def groups(bound: BoundListener, routes: Iterable[CompiledRoute]) -> Groups:
         for hostname in own:
             found[hostname].extend(entries)
     for entries_of_host in found.values():
-        entries_of_host.sort(key=lambda entry: (entry.precedence, entry.route.grpc))
+        entries_of_host.sort(key=entry_order)
     return found
+
+
+def entry_order(entry: Entry) -> tuple[Precedence, bool]:
+    """An HTTPRoute and a GRPCRoute of one name may have equal precedence otherwise."""
+    return entry.precedence, entry.route.grpc
 
 
 def with_misdirected(hosts: tuple[VirtualHost, ...], owners: Collection[str]) -> tuple[VirtualHost, ...]:

@@ -203,7 +203,7 @@ def reached(placed: Iterable[Placed], context: Context) -> Reach:
     for each in placed:
         gateways = {bound.gateway.meta.ref for attached in each.attachments for bound in attached.listeners}
         route = each.compiled.route
-        for wanted in _named(route) if gateways else ():
+        for wanted in named(route) if gateways else ():
             if context.references.permitted(route.meta.ref, wanted.ref):
                 for ref, port in _behind(wanted, context):
                     for gateway in gateways:
@@ -211,7 +211,8 @@ def reached(placed: Iterable[Placed], context: Context) -> Reach:
     return found
 
 
-def _named(route: AnyRoute) -> Iterator[BackendRef]:
+def named(route: AnyRoute) -> Iterator[BackendRef]:
+    """Every backend that a route refers to."""
     if not isinstance(route, HTTPRoute):
         yield from route.backends
         return

@@ -6,13 +6,14 @@ TCP or UDP listener is alone. Cases: tests/xds_server/test_resolve_hosts.py, tes
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from xds_server.model.graph import Backend, Chain, Port, Tracing
+from xds_server.model.graph import EVERYTHING, Backend, Certificate, Chain, Port, Tracing
 from xds_server.model.objects import ObjectRef
 from xds_server.resolve.conflicts import FAMILIES, ListenerKey, Socket, socket
+from xds_server.resolve.context import Setting
 from xds_server.resolve.hostnames import ANY
-from xds_server.resolve.hosts import groups, virtual_hosts, with_misdirected
+from xds_server.resolve.hosts import Groups, groups, virtual_hosts, with_misdirected
 from xds_server.resolve.listeners import BoundListener
 from xds_server.resolve.rules import CompiledRoute
 from xds_server.resolve.streams import CompiledStream, stream_chain, tls_chains
@@ -26,15 +27,25 @@ class Attached:
 
     routes: Mapping[ListenerKey, Sequence[Compiled]]  # oldest first, each as its listener serves it
     tracing: Mapping[ObjectRef, Tracing | None]  # of each Gateway
+    certificates: Mapping[ObjectRef, Certificate | None]  # that each Gateway shows to backends
+    held: dict[ListenerKey, Groups] = field(default_factory=dict, init=False, compare=False)  # made when asked
 
-    def requests(self, bound: BoundListener) -> list[CompiledRoute]:
-        return [each for each in self.routes.get(bound.key, ()) if isinstance(each, CompiledRoute)]
+    def requests(self, bound: BoundListener) -> Groups:
+        if bound.key not in self.held:
+            found = [each for each in self.routes.get(bound.key, ()) if isinstance(each, CompiledRoute)]
+            self.held[bound.key] = groups(bound, found)
+        return self.held[bound.key]
 
     def streams(self, bound: BoundListener) -> list[CompiledStream]:
         return [each for each in self.routes.get(bound.key, ()) if isinstance(each, CompiledStream)]
 
     def traced(self, bound: BoundListener) -> Tracing | None:
         return self.tracing.get(bound.gateway.meta.ref)
+
+
+def fleet_of(gateway: ObjectRef, setting: Setting) -> str:
+    """The name of the fleet that serves a Gateway: what its Envoys are known by."""
+    return f"{gateway.namespace}/{gateway.name}" if setting.per_gateway else EVERYTHING
 
 
 def ports(listeners: Iterable[BoundListener], attached: Attached) -> tuple[Port, ...]:
@@ -76,11 +87,7 @@ def _port(where: Socket, listeners: list[BoundListener], attached: Attached) -> 
 
 def _plain(listeners: list[BoundListener], attached: Attached) -> Chain:
     owners = frozenset(each.hostname for each in listeners)
-    hosts = (
-        host
-        for each in listeners
-        for host in virtual_hosts(each.hostname, owners, groups(each, attached.requests(each)))
-    )
+    hosts = (host for each in listeners for host in virtual_hosts(each.hostname, owners, attached.requests(each)))
     # Gateways that share a port are traced as the first of them that is; its listeners' filters are equal (`conflicts`).
     traced = next((found for each in listeners if (found := attached.traced(each))), None)
     return Chain("", None, tuple(sorted(hosts, key=lambda host: host.hostname)), auth=listeners[0].auth, tracing=traced)
@@ -89,6 +96,6 @@ def _plain(listeners: list[BoundListener], attached: Attached) -> Chain:
 def _secured(bound: BoundListener, owners: frozenset[str], attached: Attached) -> tuple[Chain, ...]:
     if bound.listener.protocol == "TLS":
         return tls_chains(bound.hostname, owners, bound.tls, attached.streams(bound))
-    hosts = virtual_hosts(bound.hostname, owners, groups(bound, attached.requests(bound)))
+    hosts = virtual_hosts(bound.hostname, owners, attached.requests(bound))
     name, traced = "" if bound.hostname == ANY else bound.hostname, attached.traced(bound)
     return (Chain(name, bound.tls, with_misdirected(hosts, owners), auth=bound.auth, tracing=traced),)

@@ -1,7 +1,7 @@
 """translate: Graph -> Snapshot, the resources of each fleet as bytes. Total: what could fail has failed in `resolve`."""
 
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
+from functools import lru_cache, partial
 
 from xds_server.model.graph import Backend, Fleet, Graph, Route
 from xds_server.model.names import PICKER_CLUSTER
@@ -10,26 +10,45 @@ from xds_server.translate import picker, pool, stream, tls
 from xds_server.translate.chain import apart, asks_here
 from xds_server.translate.cluster import cluster, split_cluster
 from xds_server.translate.endpoint import load_assignment
+from xds_server.translate.forward import Translated, forward
 from xds_server.translate.listener import chain_name, listener, listener_name
 from xds_server.translate.route import route
-from xds_server.translate.route_table import route_configuration
+from xds_server.translate.route_table import EncodeRoute, Table, route_table
 from xds_server.translate.settings import DataPlane
 
 
 def translate(graph: Graph, plane: DataPlane) -> dict[str, Snapshot]:
     """The resources of each fleet. Equal graphs give equal bytes; what did not change is not encoded again."""
-    return {name: _fleet(fleet, graph, plane) for name, fleet in graph.fleets.items()}
+    return dict(translated(graph, plane).snapshots)
 
 
-def _fleet(fleet: Fleet, graph: Graph, plane: DataPlane) -> Snapshot:
+def translated(graph: Graph, plane: DataPlane) -> Translated:
+    """The same with what it takes to bring it forward (`advance`)."""
+    encode = partial(_route, plane=plane)
+    tables = {name: _tables(fleet, encode) for name, fleet in graph.fleets.items()}
+    return Translated(
+        graph, {name: _fleet(fleet, tables[name], graph, plane) for name, fleet in graph.fleets.items()}, tables
+    )
+
+
+def advance(before: Translated, graph: Graph, plane: DataPlane) -> Translated | None:
+    """The resources of a newer Graph; None where it takes `translated`."""
+    return forward(before, graph, partial(_route, plane=plane))
+
+
+def _tables(fleet: Fleet, encode: EncodeRoute) -> dict[str, Table]:
+    chains = ((chain_name(chain, port), chain) for port in fleet.ports for chain in port.chains)
+    return {name: route_table(name, chain, encode) for name, chain in chains if chain.stream is None}
+
+
+def _fleet(fleet: Fleet, tables: Mapping[str, Table], graph: Graph, plane: DataPlane) -> Snapshot:
     chains = [(chain_name(chain, port), chain) for port in fleet.ports for chain in port.chains]
-    tables = [(name, chain) for name, chain in chains if chain.stream is None]
     asked, backends = _backends(fleet.backends.values())
     by_eds = [name for name, backend in (asked | backends).items() if not backend.hostname]
     splits = stream.splits(fleet.ports)
     secrets = tls.secrets((chain for _, chain in chains), (asked | backends).values())
     pools = pool.asked(backends.values())
-    co_located = any(asks_here(chain) for _, chain in tables) or any(each.picker is None for each in pools)
+    co_located = any(asks_here(chain) for _, chain in chains) or any(each.picker is None for each in pools)
     return Snapshot.of(
         clusters=[
             *([Resource.of(PICKER_CLUSTER, picker.co_located(plane))] if co_located else []),
@@ -46,10 +65,7 @@ def _fleet(fleet: Fleet, graph: Graph, plane: DataPlane) -> Snapshot:
             *(Resource.of(listener_name(port), listener(port, plane)) for port in fleet.ports),
             *(found for each in pools for found in _inside(each, plane)),
         ],
-        routes=[
-            Resource.of(name, route_configuration(name, chain, lambda found: _route(found, plane)))
-            for name, chain in tables
-        ],
+        routes=[Resource.of(name, table.body()) for name, table in tables.items()],
         secrets=[Resource.of(name, secret) for name, secret in secrets.items()],
     )
 
@@ -87,4 +103,4 @@ def _inside(found: Backend, plane: DataPlane) -> tuple[Resource, ...]:
     return tuple(Resource.of(each.name, each) for each in pool.listeners(found, plane))
 
 
-__all__ = ["DataPlane", "translate"]
+__all__ = ["DataPlane", "Translated", "advance", "translate", "translated"]
