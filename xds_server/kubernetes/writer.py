@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import is_
 from typing import Any, NoReturn
 
 from xds_server.kubernetes.api import Api, ApiError
@@ -84,9 +85,12 @@ class Writer:
             if before is None:
                 await self._look_at(self._held)
                 continue
-            changed = [ref for ref in before.statuses if ref not in graph.statuses]
+            changed: list[ObjectRef] = []
+            if not all(map(is_, before.statuses, graph.statuses)) or len(before.statuses) != len(graph.statuses):
+                changed += [ref for ref in before.statuses if ref not in graph.statuses]
             for count, (ref, status) in enumerate(graph.statuses.items()):
-                if before.statuses.get(ref) != status:
+                was = before.statuses.get(ref)
+                if was is not status and was != status:
                     changed.append(ref)
                 if count % _STRIDE == _STRIDE - 1:
                     await asyncio.sleep(0)
