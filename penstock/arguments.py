@@ -5,6 +5,7 @@ import difflib
 import ipaddress
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from penstock.settings import Listen
@@ -156,11 +157,18 @@ def request_options(command: Parser) -> None:
         metavar="SECONDS",
         help="how long Envoy waits for a decision; after that the pool's failureMode decides (default: 2)",
     )
+    scorers_option(command)
+
+
+def scorers_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--scorers", type=Path, metavar="DIR", help="directory of scorers of your own, which a python-scorer names"
+    )
 
 
 def about_requests(given: argparse.Namespace) -> dict[str, Any]:
     """As fields of Settings."""
     return {
         name: getattr(given, name)
-        for name in ("telemetry", "request_log", "request_log_rate", "max_body", "picker_timeout")
+        for name in ("telemetry", "request_log", "request_log_rate", "max_body", "picker_timeout", "scorers")
     }

@@ -18,6 +18,7 @@ from penstock.arguments import (
     listen_options,
     rate,
     request_options,
+    scorers_option,
     seconds,
 )
 from penstock.process import UserError, calm_garbage_collection, go, until_signal
@@ -129,6 +130,7 @@ def _translate(command: Parser) -> None:
     command.description = offline.__doc__ or ""
     command.add_argument("directory", type=Path, metavar="DIR", help="directory of manifests, read recursively")
     command.add_argument("--output", choices=("yaml", "json"), default="yaml", help="default: yaml")
+    scorers_option(command)
     command.add_argument(
         "--show", choices=("all", "envoy", "status"), default="all", help="which part to print (default: all)"
     )

@@ -17,6 +17,7 @@ from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from ruamel.yaml import YAML
 
 from penstock.arguments import listen_of
+from picker import own_scorers
 from picker.picker import config_problems
 from xds_server import status
 from xds_server.model.graph import EVERYTHING, Graph
@@ -47,7 +48,7 @@ def main(given: argparse.Namespace) -> int:
         return 2
     listen = listen_of(given)
     graph = resolve(reading.state)
-    problems = (*graph.problems, *config_problems(graph.pools.values()))
+    problems = (*graph.problems, *config_problems(graph.pools.values(), own_scorers.own(given.scorers)))
     graph = replace(graph, problems=tuple(files.located(each, given.directory) for each in problems))
     print(
         render(

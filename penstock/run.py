@@ -31,6 +31,7 @@ from penstock.cluster import Joined, joined
 from penstock.process import UserError
 from penstock.report import Report
 from penstock.settings import Kubernetes, Settings
+from picker import own_scorers
 from picker.completions import access_log_handler
 from picker.facts import Outcome
 from picker.inflight import LogEntry
@@ -70,7 +71,7 @@ class Gateway:
         self.recorder = Recorder(self.registry)
         self.signals = Signals()
         self.scraper = Scraper(self.signals)
-        self.picker = Picker(self.signals)
+        self.picker = Picker(self.signals, own=own_scorers.own(settings.scorers))
         self.wake: Callable[[], None] = lambda: None  # requests that wait: something has changed that may let them go
         self.envoy: envoy.Envoy | None = None
         located = [partial(files.located, directory=settings.manifests)] if settings.manifests else []

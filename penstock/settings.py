@@ -63,6 +63,7 @@ class Settings:
     request_log_rate: float = 1.0  # of the successes; errors are always logged
     max_body: int = 32 << 20  # bytes
     picker_timeout: float = 2.0  # seconds, then the pool's failureMode decides
+    scorers: Path | None = None  # a directory of the user's own
     poll: float = 0.25  # seconds between two looks at the manifests
     pace: Pace = field(default_factory=Pace)
 

@@ -14,10 +14,9 @@ from picker.ask import NO_OBJECTIVE, Answer, Ask, Denied, Waiting, denied, objec
 from picker.errors import ConfigError, NoEndpoint
 from picker.facts import Decision, Reason, Refused
 from picker.flow import FlowControl, Verdict
-from picker.health import healthy
 from picker.load import Load
 from picker.prefix import BLOCK_TOKENS, PrefixIndex, hash_blocks
-from picker.profile import Profile
+from picker.profile import Own, Profile
 from picker.queues import Item
 from picker.scorers import NO_LOAD, View
 from xds_server.model.graph import Endpoint, Objective, Pool
@@ -37,10 +36,11 @@ class Signals(Protocol):
 class State:
     """One pool, its profile and what was learned about it."""
 
-    __slots__ = ("_everybody", "config", "flow", "pool", "prefixes", "problem", "profile")
+    __slots__ = ("_everybody", "config", "flow", "own", "pool", "prefixes", "problem", "profile")
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, own: Own | None = None) -> None:
         self.pool = pool
+        self.own = own
         self.flow = FlowControl()
         self.config: Mapping[str, object] | None = None
         self.profile: Profile = profile.DEFAULT
@@ -73,11 +73,17 @@ class State:
     def _configure(self, pool: Pool) -> None:
         self.config, self.problem = pool.config, None
         try:
-            self.profile = profile.DEFAULT if pool.config is None else profile.read(pool.config)
+            self.profile = profile.DEFAULT if pool.config is None else profile.read(pool.config, self.own)
         except ConfigError as error:
             ref, source = pool.config_of or (pool.ref, "")
             message = f"{error.message}; the last good configuration stays in effect"
             self.problem = Problem(ref, error.field, "InvalidConfig", message, source)
+
+    def problems(self) -> list[Problem]:
+        """Of the configuration, and of the user's own scorers that it names."""
+        ref, source = self.pool.config_of or (self.pool.ref, "")
+        faulty = [Problem(ref, "plugins", "FaultyScorer", message, source) for message in self.profile.problems]
+        return faulty if self.problem is None else [self.problem, *faulty]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +101,9 @@ class Wish:
         return denied(self.ask, refused, self.state.pool.name, self.objective, self.model, now - self.ask.now)
 
 
-def config_problems(pools: Iterable[Pool]) -> tuple[Problem, ...]:
+def config_problems(pools: Iterable[Pool], own: Own | None = None) -> tuple[Problem, ...]:
     """What is wrong with the configurations of these pools, without serving them."""
-    states = [State(pool) for pool in pools]
+    states = [State(pool, own) for pool in pools]
     for state in states:
         state.update(state.pool)
     return _problems(states)
@@ -105,14 +111,16 @@ def config_problems(pools: Iterable[Pool]) -> tuple[Problem, ...]:
 
 def _problems(states: Iterable[State]) -> tuple[Problem, ...]:
     """Each once: pools may share a configuration."""
-    return tuple(dict.fromkeys(state.problem for state in states if state.problem is not None))
+    return tuple(dict.fromkeys(problem for state in states for problem in state.problems()))
 
 
 class Picker:
     """All pools. `default_pool` ("ns/name") is for gateways that do not say which pool they ask for."""
 
-    def __init__(self, signals: Signals, default_pool: str = "") -> None:
+    def __init__(self, signals: Signals, default_pool: str = "", own: Own | None = None) -> None:
+        """`own` finds the user's own scorers."""
         self._signals = signals
+        self._own = own
         self._default = default_pool
         self._states: dict[str, State] = {}
         self._waiting: dict[str, State] = {}  # by the id of the Ask
@@ -129,12 +137,12 @@ class Picker:
         for name, pool in pools.items():
             state = self._states.get(name)
             if state is None:
-                state = self._states[name] = State(pool)
+                state = self._states[name] = State(pool, self._own)
             state.update(pool)
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """The profiles that could not be read."""
+        """The profiles that could not be read, and the scorers of users that fail."""
         return _problems(self._states.values())
 
     def profile(self, pool: str) -> Profile | None:
@@ -229,6 +237,9 @@ class Picker:
         loads = self._signals.loads(state.pool.name)
         found = [loads.get(str(endpoint), NO_LOAD) for endpoint in state.pool.endpoints]
         full = flow.saturation(found, wish.ask.now, state.profile.thresholds, len(state.flow))
+        shed = state.profile.shed
+        if shed is not None and shed(found, wish.ask.now, wish.ask.id):
+            full = max(full, 1.0)
         return flow.admit(wish.objective.priority, full)
 
     def _wait(self, wish: Wish) -> Answer | Waiting:
@@ -320,7 +331,7 @@ class Picker:
         matched = [matches.get(name, 0) for name in names] if matches else [0] * len(names)
         found = [loads.get(name, NO_LOAD) for name in names]
         view = View(wish.ask.request, wish.model, endpoints, names, found, matched, len(wish.hashes), now)
-        return view.only(healthy(found, now))  # one that rests has no room either
+        return schedule.rested(view, state.profile)  # one that rests has no room either
 
     def _decided(self, wish: Wish, pick: schedule.Pick, now: float) -> Decision:
         ask, state, best = wish.ask, wish.state, pick.endpoints[0]

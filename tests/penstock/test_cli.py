@@ -50,12 +50,12 @@ def test_every_option_of_run_reaches_the_settings() -> None:
             "h:2",
         ),
         *("--telemetry", "h:3", "--request-log", "", "--request-log-rate", "0.5", "--max-body", "64Ki"),
-        *("--picker-timeout", "0.25", "--listen", "0.0.0.0", "--listen", "80=[::1]:8080"),
+        *("--picker-timeout", "0.25", "--scorers", "s", "--listen", "0.0.0.0", "--listen", "80=[::1]:8080"),
     )
     assert (found.proxy.start, found.proxy.workers, found.proxy.admin) == (False, 3, "unix:/a")
     assert (found.xds, found.picker, found.telemetry) == (("[::1]:1", "unix:/x"), "h:2", "h:3")
     assert (found.request_log, found.request_log_rate) == ("", 0.5)
-    assert (found.max_body, found.picker_timeout) == (65536, 0.25)
+    assert (found.max_body, found.picker_timeout, found.scorers) == (65536, 0.25, Path("s"))
     assert found.listen == Listen("0.0.0.0", ((80, "::1", 8080),))
 
 

@@ -1,6 +1,7 @@
 """ext_proc messages, byte for byte: what Envoy says, and what it is told."""
 
 import pytest
+from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from hypothesis import given, strategies as st
@@ -151,3 +152,16 @@ def test_a_chunk_says_what_a_body_said(body: bytes, end: bool) -> None:
         ChunkReply("request", event.body, event.end_of_stream)
     ).request_body.response.body_mutation.streamed_response
     assert (found.body, found.end_of_stream) == (body, end)
+
+
+def test_headers_beside_the_destination_overwrite_what_the_client_sent() -> None:
+    where = Destination(
+        "10.0.0.1:80", "id-1", (("x-prefiller-host-port", "10.0.0.2:80"), ("x-encoder-hosts-ports", ""))
+    )
+    for reply in (HeadersReply("request", where), BodyReply("request", where)):
+        message = pb.ProcessingResponse.FromString(encode(reply))
+        part = message.request_headers if message.HasField("request_headers") else message.request_body
+        mutation = part.response.header_mutation
+        found = {each.header.key: (each.header.raw_value, each.append_action) for each in mutation.set_headers}
+        assert found["x-prefiller-host-port"] == (b"10.0.0.2:80", base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD)
+        assert list(mutation.remove_headers) == ["x-encoder-hosts-ports"]
