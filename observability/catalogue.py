@@ -61,6 +61,7 @@ TPOT_BUCKETS = (
 SHORT_BUCKETS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 0.25, 1.0)
 SIZE_BUCKETS = tuple(float(4**power) for power in range(4, 14))  # 256 B ... 64 MiB
 TOKEN_BUCKETS = (0.0, *(float(2**power) for power in range(21)))  # 0, 1 ... 1 048 576
+WAIT_BUCKETS = (1e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 300.0, 3600.0)
 RATIO_BUCKETS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 POOL = Label("pool", "InferencePool as `namespace/name`; empty where the request reached none")
@@ -70,6 +71,7 @@ PRIORITY = Label("priority", "of the InferenceObjective; 0 without one")
 BASE = (POOL, MODEL, TARGET, PRIORITY)
 ENDPOINT = Label("endpoint", "model server as `ip:port`", capped=True)
 OUTCOME = Label("outcome", "did it end well", ("ok", "error"))
+WAITED_FOR = Label("outcome", "what the wait ended with", ("dispatched", "refused"))
 STREAMING = Label("streaming", "did the client ask for a stream", ("true", "false"))
 CLASS = Label("class", "whose error: availability counts `server` only", ("client", "server", "shed", "cancelled"))
 REASON = Label(
@@ -153,6 +155,15 @@ MISSING_USAGE_TOTAL = _counter(
 POOL_SATURATION = _gauge("pool_saturation", "ratio", "Load over the set point; 1.0 is full, not clamped.", POOL)
 POOL_ENDPOINTS = _gauge("pool_endpoints", "", "Endpoints of the pool by state.", POOL, STATE)
 POOL_QUEUE_DEPTH = _gauge("pool_queue_depth", "requests", "Requests waiting in the pool's servers, sum.", POOL)
+GATEWAY_QUEUE_REQUESTS = _gauge(
+    *("gateway_queue_requests", "requests", "Requests that wait in the gateway until a server has room."),
+    *(POOL, PRIORITY),
+)
+GATEWAY_QUEUE_BYTES = _gauge("gateway_queue_bytes", "bytes", "Bodies of the requests that wait.", POOL, PRIORITY)
+GATEWAY_QUEUE_DURATION_SECONDS = _histogram(
+    *("gateway_queue_duration_seconds", "seconds", "Time in the gateway's queue, of the requests that had to wait."),
+    *(WAIT_BUCKETS, POOL, PRIORITY, WAITED_FOR),
+)
 POOL_RUNNING_REQUESTS = _gauge("pool_running_requests", "requests", "Requests running in the servers, sum.", POOL)
 POOL_KV_CACHE_UTILIZATION = _gauge("pool_kv_cache_utilization", "ratio", "KV cache in use, mean of the servers.", POOL)
 ENDPOINT_QUEUE_DEPTH = _gauge("endpoint_queue_depth", "requests", "Requests waiting in the server.", POOL, ENDPOINT)
@@ -180,7 +191,7 @@ ENDPOINT_SCRAPE_ERRORS_TOTAL = _counter("endpoint_scrape_errors_total", "", "Scr
 
 PICKS_TOTAL = _counter("picks_total", "requests", "Times that the endpoint was the first choice.", POOL, ENDPOINT)
 SCHEDULE_DURATION_SECONDS = _histogram(
-    *("schedule_duration_seconds", "seconds", "Last request byte to the picker's answer, waiting included."),
+    *("schedule_duration_seconds", "seconds", "Last request byte to the picker's answer, less the wait for a place."),
     *(SHORT_BUCKETS, POOL),
 )
 PREFIX_MATCH_RATIO = _histogram(

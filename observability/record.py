@@ -118,6 +118,7 @@ class Recorder:
         self._requests: dict[_Key, _Requests] = {}
         self._picks: dict[tuple[str, str], _Picks] = {}
         self._open: dict[str, _Requests] = {}
+        self._waits: dict[tuple[str, int, str], Callable[[float], None]] = {}
         self._distances: dict[str, tuple[Callable[[float], None], Callable[[float], None]]] = {}
         pushes, acks = registry.counter(c.XDS_PUSHES_TOTAL), registry.counter(c.XDS_ACKS_TOTAL)
         nacks = registry.counter(c.XDS_NACKS_TOTAL)
@@ -143,7 +144,9 @@ class Recorder:
         """One request was given endpoints."""
         pool, model = fact.pool, fact.model
         picks = self._picks.get((pool, model)) or self._bind_picks(pool, model)
-        picks.schedule(fact.seconds)
+        picks.schedule(fact.seconds - fact.queue)
+        if fact.queue:
+            self._wait(pool, fact.priority, "dispatched", fact.queue)
         if fact.prompt_tokens:
             picks.ratio(fact.matched_tokens / fact.prompt_tokens)
         if fact.endpoints:
@@ -163,6 +166,8 @@ class Recorder:
         else:
             key = (fact.pool, fact.model, fact.target_model, fact.priority, fact.streaming)
             series = self._requests.get(key) or self._bind(key, new=fact.reason not in _NAMELESS)
+            if fact.queue and not fact.endpoint:
+                self._wait(fact.pool, fact.priority, "refused", fact.queue)
         series.total.value += 1
         if fact.request_bytes:
             series.request_size(fact.request_bytes)
@@ -237,6 +242,14 @@ class Recorder:
             found = self._requests[bound] = _Requests(self._registry, base, streaming)
         return found
 
+    def _wait(self, pool: str, priority: int, outcome: str, seconds: float) -> None:
+        key = (pool, priority, outcome)
+        found = self._waits.get(key)
+        if found is None:
+            waits = self._registry.histogram(c.GATEWAY_QUEUE_DURATION_SECONDS)
+            found = self._waits[key] = waits.bind(pool=pool, priority=str(priority), outcome=outcome).observe
+        found(seconds)
+
     def _bind_picks(self, pool: str, model: str) -> _Picks:
         bound = (pool, self.models.admit(model))
         found = self._picks.get(bound)
@@ -290,10 +303,12 @@ def load_samples(
     saturation: float | None = None,
     draining: int = 0,
     failures: Mapping[str, int] = MappingProxyType({}),
+    queued: Mapping[int, tuple[int, int]] = MappingProxyType({}),
 ) -> Iterator[Sample]:
     """The gauges of one pool, for `Registry.collect`; `loads` by `ip:port`, `now` is time.monotonic(), ages are seconds.
 
-    `draining` of the endpoints still serve what they have; `failures` counts the scrapes that failed, by `ip:port`.
+    `draining` of the endpoints still serve what they have; `failures` counts the scrapes that failed, by `ip:port`; `queued` are
+    the (requests, bytes) that wait in the gateway, by priority.
     """
     at = {"pool": pool}
     stale = 0
@@ -308,6 +323,10 @@ def load_samples(
         stale += age > stale_after
         if load.scraped > float("-inf"):
             yield Sample(c.ENDPOINT_SCRAPE_AGE_SECONDS, labels, age)
+    for priority, (requests, size) in queued.items():
+        labels = {"pool": pool, "priority": str(priority)}
+        yield Sample(c.GATEWAY_QUEUE_REQUESTS, labels, requests)
+        yield Sample(c.GATEWAY_QUEUE_BYTES, labels, size)
     yield Sample(c.POOL_ENDPOINTS, {**at, "state": "ready"}, max(len(loads) - stale - draining, 0))
     yield Sample(c.POOL_ENDPOINTS, {**at, "state": "draining"}, draining)
     yield Sample(c.POOL_ENDPOINTS, {**at, "state": "stale"}, stale)

@@ -151,6 +151,7 @@ class Gateway:
                 saturation=self.picker.saturation(name, now),
                 draining=sum(endpoint.draining for endpoint in pool.endpoints),
                 failures=self.signals.failures,
+                queued=self.picker.queued(name),
             )
         yield from self.report.samples()
 

@@ -254,3 +254,23 @@ def test_every_pool_pins_its_models_and_endpoints_that_are_gone_leave() -> None:
     recorder.configured([pool("b", "10.0.0.2")])
     assert recorder.models.admit("a-model") == c.OTHER
     assert total(registry, c.PICKS_TOTAL) == total(registry, c.PICKS_TOTAL, endpoint="10.0.0.2:80") == 1
+
+
+def test_waits_are_counted_once_and_are_no_part_of_scheduling() -> None:
+    waited = replace(DECISION, seconds=2.25, queue=2.0)
+    refused = replace(OUTCOME, id="other", reason="queue_ttl", status=429, endpoint="", queue=60.0)
+    registry = recorded(waited, replace(OUTCOME, id=waited.id, queue=2.25), refused, replace(DECISION, id="quick"))
+    assert total(registry, c.GATEWAY_QUEUE_DURATION_SECONDS) == 2
+    assert total(registry, c.GATEWAY_QUEUE_DURATION_SECONDS, outcome="refused") == 1
+    assert total(registry, c.SCHEDULE_DURATION_SECONDS) == 2
+
+
+def test_the_queue_of_each_priority_is_a_gauge() -> None:
+    found = list(load_samples("ns/p", {}, 0.0, stale_after=1.0, queued={0: (2, 10), 5: (0, 0)}))
+    sizes = {(one.metric.name, one.labels["priority"]): one.value for one in found if "priority" in one.labels}
+    assert sizes == {
+        ("penstock_gateway_queue_requests", "0"): 2,
+        ("penstock_gateway_queue_bytes", "0"): 10,
+        ("penstock_gateway_queue_requests", "5"): 0,
+        ("penstock_gateway_queue_bytes", "5"): 0,
+    }

@@ -10,9 +10,10 @@ from hypothesis import given, strategies as st
 
 from picker.facts import Decision, Outcome, Refused
 from picker.inflight import reason
-from picker.picker import Ask, Denied, denied
+from picker.picker import Answer, Ask, Waiting, denied
 from picker.session import (
     CHUNK,
+    GRACE,
     BodyReply,
     ChunkReply,
     Destination,
@@ -20,6 +21,7 @@ from picker.session import (
     ExtProcSession,
     HeadersReply,
     ImmediateReply,
+    MoreTime,
     Reply,
     RequestBody,
     RequestHeaders,
@@ -38,14 +40,17 @@ WHERE = Destination("10.0.0.1:80,10.0.0.2:80", "id")
 
 
 class FakePicker:
-    """Decides on every request, or refuses every one."""
+    """Decides on every request, or refuses every one; at once, or after it has waited."""
 
-    def __init__(self, target: str = "", refused: Refused | None = None) -> None:
-        self.target, self.refused = target, refused
+    def __init__(self, target: str = "", refused: Refused | None = None, waits: bool = False) -> None:
+        self.target, self.refused, self.waits = target, refused, waits
         self.asked: list[Ask] = []
 
-    def decide(self, ask: Ask) -> Decision | Denied:
+    def decide(self, ask: Ask) -> Answer | Waiting:
         self.asked.append(ask)
+        return Waiting(ask.id, ask.now + 60.0) if self.waits else self.answer(ask)
+
+    def answer(self, ask: Ask) -> Answer:
         if self.refused is not None:
             return denied(ask, self.refused)
         r = ask.request
@@ -218,6 +223,51 @@ def test_an_early_end_is_an_outcome_once() -> None:
     assert nothing.fact is None  # no request, no fact
 
 
+MORE = MoreTime(60.0 + GRACE)
+
+
+@pytest.mark.parametrize(
+    ("events", "before", "after"),
+    [
+        ([RequestHeaders(GET, True)], [MORE], [HeadersReply("request", WHERE)]),
+        ([RequestHeaders(GET, False, "none")], [MORE], [HeadersReply("request", WHERE)]),
+        ([RequestHeaders(CHAT), RequestBody(BODY, True)], [HeadersReply("request"), MORE], [BodyReply("request", WHERE)]),
+        ([RequestHeaders({":path": "/other"}), RequestTrailers()], [HeadersReply("request"), MORE], [TrailersReply("request", WHERE)]),
+        ([RequestHeaders(CHAT, mode="duplex"), RequestBody(BODY, True)], [], [HeadersReply("request", WHERE), ChunkReply("request", BODY, True)]),
+    ],
+)  # fmt: skip
+def test_a_request_that_waits_asks_for_more_time_and_is_answered_later(
+    events: list[Event], before: list[Reply], after: list[Reply]
+) -> None:
+    picker = FakePicker(waits=True)
+    session = session_of(picker)
+    assert run(session, *events) == before
+    assert (session.waiting, session.closed, session.fact) == ("id", False, None)
+    assert session.resume(picker.answer(picker.asked[0])) == after
+    assert (session.waiting, isinstance(session.fact, Decision)) == (None, True)
+    assert session.resume(picker.answer(picker.asked[0])) == []  # once
+
+
+def test_a_request_that_waited_may_be_refused_or_left() -> None:
+    refused = FakePicker(refused=Refused(429, "queue_ttl", "m", 2), waits=True)
+    session = session_of(refused)
+    run(session, RequestHeaders({":method": "POST", ":path": "/v1/messages"}), RequestBody(BODY, True))
+    (reply,) = session.resume(refused.answer(refused.asked[0]))
+    assert (reply.status, json.loads(reply.body)["error"]["type"]) == (429, "rate_limit_error")
+    assert dict(reply.headers)["x-llm-d-request-dropped-reason"] == "rejected-ttl-expired"
+    left = session_of(FakePicker(waits=True))
+    run(left, RequestHeaders(GET, True))
+    left.disconnect(3.0)
+    assert left.fact.reason == "client_cancelled"
+
+
+def test_what_comes_while_it_waits_has_no_place() -> None:
+    session = session_of(FakePicker(waits=True))
+    run(session, RequestHeaders(CHAT, mode="duplex"), RequestBody(BODY, True))
+    assert run(session, RequestBody(BODY, True), RequestTrailers(), ResponseHeaders()) == []
+    assert not session.closed
+
+
 # --- a model of Envoy -------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +283,7 @@ class Envoy:
     response: bytes = b""
     mutated: bytes | None = None
     ended: bool = False
+    patient: bool = False
     immediate: ImmediateReply | None = None
     expects: list[tuple[type, str]] = field(default_factory=list)  # phases that wait for their reply, in order
 
@@ -240,6 +291,11 @@ class Envoy:
         assert self.immediate is None, "nothing follows an immediate reply"
         if isinstance(reply, ImmediateReply):
             self.immediate = reply
+            return
+        if isinstance(reply, MoreTime):
+            assert self.expects, "a message waits for its reply"
+            assert not self.patient, "asked once"
+            self.patient = True
             return
         if isinstance(reply, ChunkReply):
             assert len(reply.body) <= CHUNK
@@ -293,7 +349,9 @@ CASES = st.builds(
     headers=st.sampled_from([CHAT, GET, {":method": "POST", ":path": "/other"}]),
     leave=st.integers(0, 12),
 )
-PICKERS = st.builds(FakePicker, st.sampled_from(["", "n"]), st.sampled_from([None, Refused(503, "no_endpoints", "m")]))
+PICKERS = st.builds(
+    FakePicker, st.sampled_from(["", "n"]), st.sampled_from([None, Refused(503, "no_endpoints", "m")]), st.booleans()
+)
 
 
 @given(CASES, PICKERS)
@@ -310,6 +368,9 @@ def test_envoy_is_always_content(case: Case, picker: FakePicker) -> None:
         envoy.expects += expected
         for reply in session.receive(event, 1.0, 2.0):
             envoy.take(reply)
+        if session.waiting is not None and steps != case.leave:
+            for reply in session.resume(picker.answer(picker.asked[0])):
+                envoy.take(reply)
         return envoy.immediate is None and not session.closed
 
     def converse() -> None:
