@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from math import exp, inf, log
 from statistics import median
 
-Weights = tuple[
-    float, float, float, float
-]  # of 1, kilotokens, in-flight, kilotokens x in-flight; seconds; never negative
+# Seconds for each of: 1, kilotokens, in-flight, kilotokens x in-flight. Never negative.
+Weights = tuple[float, float, float, float]
 
-# Before anything is known: a mid-sized model on a current accelerator. Wrong figures here still order by prefix and in-flight.
-_GUESS: Weights = (0.02, 0.1, 0.001, 0.01)
+# Before anything is known: a mid-sized model on a current accelerator, and ten requests in flight outweigh a cached kilotoken.
+_GUESS: Weights = (0.02, 0.1, 0.01, 0.01)
 _GUESSED_SECONDS = 2.0  # in a slot
 _GUESSED_COLD = 0.2  # to load an adapter
 # Requests' worth of belief, for each weight, that an endpoint is like its peers, and that peers are as guessed.
