@@ -117,8 +117,10 @@ class Report:
     def _pool(self, name: str) -> dict[str, Any]:
         now = time.monotonic()
         loads = self._signals.loads(name)
+        profile = self._picker.profile(name)
         return {
             "saturation": self._picker.saturation(name, now),
+            "notes": list(profile.notes) if profile else [],  # what of its EndpointPickerConfig is done in another way
             "endpoints": {
                 endpoint: {
                     "inflight": load.inflight,

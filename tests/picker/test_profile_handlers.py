@@ -3,12 +3,20 @@
 from typing import Any
 
 import pytest
+from envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingResponse
 
 from picker.errors import ConfigError, NoEndpoint
+from picker.picker import Picker
 from picker.plugins.handlers import ENCODE_HEADER, PREFILL_HEADER
 from picker.profile import Profile, read
 from picker.schedule import Pick, pick
+from picker.session import ExtProcSession, RequestHeaders
+from picker.signals import Signals
+from picker.wire import encode
 from tests.picker._views import endpoint, fresh, plugin, profile, view
+from xds_server.model.graph import Backend, Pool
+from xds_server.model.names import DESTINATION
+from xds_server.model.objects import ObjectRef
 
 P, P2, D, D2, E = (endpoint(1, "prefill", node="n1"), endpoint(2, "prefill", node="n2"), endpoint(3, "decode", node="n2"),
                    endpoint(4, "decode", node="n3"), endpoint(5, "encode"))  # fmt: skip
@@ -172,3 +180,25 @@ def test_topology_scores() -> None:
     assert score(seen) == [1, 0.05, 0.02, 0, 0, 0.2]
     for level, stay in (("host", [0]), ("rack", [0, 5]), ("zone", [0, 1, 5]), ("region", [0, 1, 2, 5])):
         assert profile(plugin("topology-affinity-filter", minAffinity=level)).filters[0][1](seen) == stay
+
+
+def test_what_envoy_is_told() -> None:
+    """From the request to the bytes: the prefill worker is a header beside the destination, and a client's own is gone."""
+    content = {
+        "plugins": [{"type": "prefill-filter"}, {"type": "decode-filter"}, {"type": "always-disagg-pd-decider"},
+                    plugin("disagg-profile-handler", deciders={"prefill": "always-disagg-pd-decider"})],
+        "schedulingProfiles": [{"name": stage, "plugins": [{"pluginRef": f"{stage}-filter"}]} for stage in ("prefill", "decode")],
+    }  # fmt: skip
+    ref = ObjectRef("inference.networking.k8s.io", "InferencePool", "ns", "pool")
+    for workers, told, gone in (((P, D), str(P), []), ((D,), None, [PREFILL_HEADER])):
+        picker = Picker(Signals())
+        picker.update({"ns/pool": Pool(ref, Backend("pool/ns/pool", ref, pool=True), workers, config=content)})
+        session = ExtProcSession(picker, "ns/pool", "id")
+        (reply,) = session.receive(
+            RequestHeaders({":path": "/v1/models", PREFILL_HEADER: "10.9.9.9:1"}, True), 0.0, 0.0
+        )
+        mutation = ProcessingResponse.FromString(encode(reply)).request_headers.response.header_mutation
+        found = {each.header.key: each.header.raw_value.decode() for each in mutation.set_headers}
+        assert found[DESTINATION] == str(D)
+        assert found.get(PREFILL_HEADER) == told
+        assert list(mutation.remove_headers) == gone
