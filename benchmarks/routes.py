@@ -154,11 +154,12 @@ class Seen:
             with suppress(ApiError):
                 async for event in api.watch(path, {"timeoutSeconds": "3600"}, 3600.0):
                     if event["type"] in ("ADDED", "MODIFIED"):
-                        self._take(event["object"])
+                        self._take(event["object"], event["type"] == "MODIFIED")
 
-    def _take(self, found: Json) -> None:
+    def _take(self, found: Json, modified: bool) -> None:
+        """A watch that begins anew says ADDED of what is there: that is no write."""
         meta, status = found["metadata"], found.get("status") or {}
-        if self._generations.get(meta["uid"]) == meta["generation"]:
+        if modified and self._generations.get(meta["uid"]) == meta["generation"]:
             self.writes[found["kind"]] += 1
         self._generations[meta["uid"]] = meta["generation"]
         if status.get("parents"):
