@@ -95,6 +95,7 @@ class Text:
         words = ["".join(self.chance.choices(letters, k=WORD - 1)).encode() for _ in range(5000)]
         self._pool = b" ".join(self.chance.choices(words, k=300_000)) + b" "
         self._ids = itertools.count(1)
+        self.prefixes = [self.words(1200) for _ in range(100)]
 
     def words(self, count: int) -> bytes:
         at = self.chance.randrange(300_000 - count) * WORD
@@ -120,12 +121,12 @@ def zipf(count: int) -> list[float]:
 
 def shared(text: Text, capacity: float, load: float, seconds: float) -> list[Request]:
     """One of 100 prefixes of 1200 words, then a question of its own; four tenants."""
-    prefixes, weights = [text.words(1200) for _ in range(100)], zipf(100)
+    weights = zipf(100)
     return [
         Request(
             text.id(),
             at,
-            text.chance.choices(prefixes, cum_weights=weights)[0] + text.between(20, 120),
+            text.chance.choices(text.prefixes, cum_weights=weights)[0] + text.between(20, 120),
             text.between(20, 80),
             tenant=f"tenant-{text.chance.randrange(4)}",
         )
@@ -170,7 +171,8 @@ def adapters(text: Text, capacity: float, load: float, seconds: float) -> list[R
     for at in text.arrivals(load * capacity, 0.0, seconds):
         name = text.chance.choices(names, cum_weights=weights)[0]
         prompt = systems[name] + text.between(50, 300)
-        found.append(Request(text.id(), at, prompt, text.between(20, 80), model=name, adapter=name, tenant=name))
+        tenant = f"tenant-{text.chance.randrange(4)}"
+        found.append(Request(text.id(), at, prompt, text.between(20, 80), model=name, adapter=name, tenant=tenant))
     return found
 
 
