@@ -20,7 +20,7 @@ from picker.plugins.flow_control import DETECTORS, POLICIES, Detector, Flow, Thr
 from picker.plugins.handlers import DECIDERS, HANDLERS, Decider, Plan, Stages, single
 from picker.plugins.ignored import APPROXIMATED, BUILT_IN, REFUSED
 from picker.plugins.own import Guarded, Own
-from picker.plugins.parameters import Parameters
+from picker.plugins.parameters import Parameters, shown
 from picker.plugins.pickers import FALLBACKS, PICKERS, Make
 from picker.plugins.scorers import SCORERS
 from picker.scorers import Filter, Picker, Scorer, View
@@ -95,9 +95,9 @@ class _Found:
 def read(content: Mapping[str, Any], own: Own | None = None) -> Profile:
     """The Profile that an EndpointPickerConfig describes; `own` finds the user's own scorers. Raises ConfigError."""
     if content.get("apiVersion", API_VERSIONS[0]) not in API_VERSIONS:
-        raise ConfigError("apiVersion", f"{content['apiVersion']!r} is not served; use {API_VERSIONS[0]}")
+        raise ConfigError("apiVersion", f"{shown(content['apiVersion'])} is not served; use {API_VERSIONS[0]}")
     if content.get("kind", "EndpointPickerConfig") != "EndpointPickerConfig":
-        raise ConfigError("kind", f"{content['kind']!r} is not EndpointPickerConfig")
+        raise ConfigError("kind", f"{shown(content['kind'])} is not EndpointPickerConfig")
     found = _Found()
     for section in content:
         if section in OWN_WAY and content[section]:
@@ -137,9 +137,9 @@ def _list(content: Any, name: str, prefix: str) -> list[Any]:
 
 def _gated(content: Mapping[str, Any], found: _Found) -> bool:
     """Whether the file closes the gate of flow control. It is open unless closed: llm-d has it closed unless opened."""
-    gates = _list(content, "featureGates", "")
-    found.notes += [f"featureGates: {gate!r} has no effect" for gate in gates if str(gate) not in _GATES]
-    return any(_GATES.get(str(gate)) is False for gate in gates)
+    gates = [gate if isinstance(gate, str) else shown(gate) for gate in _list(content, "featureGates", "")]
+    found.notes += [f"featureGates: {gate!r} has no effect" for gate in gates if gate not in _GATES]
+    return any(_GATES.get(gate) is False for gate in gates)
 
 
 # --- plugins ----------------------------------------------------------------------------------------------------------

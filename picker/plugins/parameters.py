@@ -7,6 +7,7 @@ Kubernetes `resource.Quantity`.
 import math
 import re
 from collections.abc import Mapping, Sequence
+from reprlib import Repr
 from typing import Any
 
 from picker.errors import ConfigError
@@ -18,6 +19,16 @@ _QUANTITY = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)(Ki|Mi|Gi|Ti|Pi|m|k|M|G|T|P|[eE
 _UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15} | {
     f"{letter}i": 1024.0 ** (power + 1) for power, letter in enumerate("KMGTP")
 }
+_REPR = Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 80, 80
+
+
+def shown(value: Any) -> str:
+    """What stands in the file, as far as a person wants to read it: it may be long, deep, or hold itself."""
+    try:
+        return _REPR.repr(value)
+    except ValueError:  # an integer of more than 4300 digits, which hexadecimals may be
+        return "a huge number"
 
 
 class Parameters:
@@ -50,37 +61,37 @@ class Parameters:
         value = self.take(name, default)
         fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= min(high, MOST)
         if not fits:
-            raise self.error(name, f"must be a number from {low:g} to {min(high, MOST):g}, not {value!r}")
+            raise self.error(name, f"must be a number from {low:g} to {min(high, MOST):g}, not {shown(value)}")
         return float(value)
 
     def integer(self, name: str, default: int, low: int = 0, high: float = float("inf")) -> int:
         value = self.number(name, default, low, high)
         if value != math.floor(value):
-            raise self.error(name, f"must be an integer, not {value!r}")
+            raise self.error(name, f"must be an integer, not {shown(value)}")
         return int(value)
 
     def text(self, name: str, default: str = "") -> str:
         value = self.take(name, default)
         if not isinstance(value, str):
-            raise self.error(name, f"must be a string, not {value!r}")
+            raise self.error(name, f"must be a string, not {shown(value)}")
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
         value = self.take(name, ())
         if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
-            raise self.error(name, f"must be a list of strings, not {value!r}")
+            raise self.error(name, f"must be a list of strings, not {shown(value)}")
         return tuple(value)
 
     def flag(self, name: str, default: bool = False) -> bool:
         value = self.take(name, default)
         if not isinstance(value, bool):
-            raise self.error(name, f"must be true or false, not {value!r}")
+            raise self.error(name, f"must be true or false, not {shown(value)}")
         return value
 
     def choice(self, name: str, options: Sequence[str], default: str) -> str:
         value = self.text(name, default)
         if value not in options:
-            raise self.error(name, f"must be one of {', '.join(options)}, not {value!r}")
+            raise self.error(name, f"must be one of {', '.join(options)}, not {shown(value)}")
         return value
 
     def duration(self, name: str, default: float) -> float:
@@ -90,7 +101,7 @@ class Parameters:
             return default
         found = duration(value) if isinstance(value, str) and len(value) <= 64 else None
         if found is None:
-            raise self.error(name, f"must be a duration such as 250ms, 30s or 1m30s, not {value!r}")
+            raise self.error(name, f"must be a duration such as 250ms, 30s or 1m30s, not {shown(value)}")
         return found
 
     def quantity(self, name: str, default: int | None) -> int | None:
@@ -98,13 +109,14 @@ class Parameters:
         value = self.take(name)
         if value is None:
             return default
-        found = None if isinstance(value, bool) else _QUANTITY.fullmatch(str(value))
+        scalar = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+        found = _QUANTITY.fullmatch(str(value)) if scalar and (isinstance(value, str) or value <= MOST) else None
         if found is None:
-            raise self.error(name, f"must be a quantity such as 5000, 1G or 10Gi, not {value!r}")
+            raise self.error(name, f"must be a quantity such as 5000, 1G or 10Gi, not {shown(value)}")
         number, unit = float(found[1]), found[2] or ""
         scaled = number * (10.0 ** int(unit[1:]) if unit[:1] in "eE" and unit else _UNITS[unit])
         if scaled > MOST * 1e3:
-            raise self.error(name, f"{value!r} is too large")
+            raise self.error(name, f"{shown(value)} is too large")
         return int(scaled)
 
     def child(self, name: str) -> "Parameters":
@@ -128,7 +140,7 @@ class Parameters:
                 (str(one["key"]), str(one["operator"]), tuple(map(str, one.get("values") or ())))
                 for one in self._values.pop("matchExpressions", None) or ()
             )
-        except (AttributeError, KeyError, TypeError):
+        except (AttributeError, KeyError, TypeError, RecursionError):
             raise ConfigError(self.where, "must be a metav1.LabelSelector: matchLabels, matchExpressions") from None
         for _, operator, _ in expressions:
             if operator not in ("In", "NotIn", "Exists", "DoesNotExist"):

@@ -158,6 +158,38 @@ def test_a_file_that_holds_itself() -> None:
         read({"plugins": [loop]})
 
 
+DEEP: list[Any] = []
+for _ in range(5000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"apiVersion": DEEP},
+        {"kind": DEEP},
+        {"featureGates": DEEP},
+        {"plugins": DEEP},
+        {"plugins": [{"type": "queue-scorer", "name": DEEP}]},
+        {"plugins": [{"type": "queue-scorer", "parameters": {"x": DEEP}}]},
+        {"plugins": [{"type": "label-selector-filter", "parameters": {"matchLabels": {"x": DEEP}}}]},
+        {"plugins": [{"type": "load-aware-scorer", "parameters": {"threshold": DEEP}}]},
+        {"plugins": [{"type": "load-aware-scorer", "parameters": {"threshold": "x" * 10**6}}]},
+        {"schedulingProfiles": [{"plugins": [{"pluginRef": DEEP}]}]},
+        {"flowControl": {"maxBytes": DEEP}},
+        {"metadata": DEEP, "dataLayer": DEEP},
+        {"flowControl": {"maxBytes": 1 << 20000}},
+        {"apiVersion": 1 << 20000},
+        {"plugins": [{"type": "load-aware-scorer", "parameters": {"threshold": 1 << 20000}}]},
+    ],
+)
+def test_depth_and_length_harm_nobody(content: dict[str, Any]) -> None:
+    try:
+        read(content)
+    except ConfigError as error:
+        assert len(str(error)) < 3000
+
+
 # --- flow control -----------------------------------------------------------------------------------------------------
 
 
