@@ -26,6 +26,7 @@ _REMEMBER_POOL = 0.995
 _FADE = 60.0  # seconds without a request in which half of what was learned is doubted: who was slow once gets another chance
 _FADE_RECENT = 10.0
 _RECENT = 5  # requests that tell of a change: their median, so that neither one nor two outliers do
+_SURE = 10  # requests in a row that seem to have waited in a queue, where the server does not tell
 _DEAD_BAND = 0.15  # (log) recent requests that differ less are noise
 _LEAST = 1e-4  # seconds: shorter ones are not told apart
 _MODELS = 1024  # names of adapters that are remembered
@@ -155,6 +156,10 @@ class _Known:
     trust: _Average = field(default_factory=lambda: _Average(1.0))
     foreign: _Average = field(default_factory=lambda: _Average(0.0, 0.2, 10))
     slots: float = inf
+    figures: bool = False  # whether the server ever said what it runs
+    queues: int = 0  # requests of late that seem to have waited, more than those that did not
+    scraped: float = -inf
+    queued: float = -inf  # when it was last seen with a queue
     recent: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=_RECENT))
     at: float = -inf  # of the latest request
     faded: float = -inf
@@ -230,10 +235,7 @@ class Latency:
             return
         known, pool = found
         known.foreign.add(max(running + waiting - inflight, 0))
-        if running > known.slots or (running and waiting and known.slots == inf):
-            known.slots = float(running)
-        elif running and waiting:  # slowly down: who has just arrived may wait for a moment although there are slots
-            known.slots += 0.05 * (running - known.slots)
+        _learn_slots(known, running, waiting, inflight, now)
         since = now - max(known.at, known.faded)
         if known.fit.seen and since > _FADE / 10:
             known.fit.fade(0.5 ** (min(since, _FADE * 10) / _FADE))
@@ -273,12 +275,45 @@ def _new(weights: Weights) -> _Known:
     return _Known(_Fit(weights), _Average(_GUESSED_SECONDS), _Average(_GUESSED_COLD))
 
 
+def _learn_slots(known: _Known, running: int, waiting: int, inflight: int, now: float) -> None:
+    """Slots are what runs while others wait. Waiting in the gateway hides that there are more: so the figure grows by itself.
+
+    Slowly while a queue was seen lately, by a fifth a second when none was: what was short of memory once is not for ever.
+    """
+    since, known.scraped = min(max(now - known.scraped, 0.0), 1.0), now
+    known.figures = known.figures or running > 0
+    if running > known.slots or (running and waiting and known.slots == inf):
+        known.slots = float(running)
+        known.queued = now
+    elif running and waiting:
+        known.queued = now
+        if (
+            running + waiting > known.slots - 1.0
+        ):  # else who has just arrived waits for a moment, although there are slots
+            known.slots += 0.1 * (running - known.slots)
+    elif max(inflight, running) + 1.0 > known.slots and not waiting:
+        known.slots *= 1.0 + 0.01 * min(now - known.queued, 20.0) * since
+
+
+def _guess_slots(known: _Known, sample: Sample, ttft: float) -> None:
+    """Of a server that does not say what it runs: who waited half of the time shared the other half with all that ran."""
+    if sample.seconds is None or known.figures:
+        return
+    queue = ttft - 3.0 * known.fit.of(sample.uncached_tokens, 0.0)
+    queues = queue > 0.5 * (sample.seconds - ttft)
+    known.queues = min(known.queues + 1, 2 * _SURE) if queues else max(known.queues - 1, 0)
+    if queues and known.queues >= _SURE:  # until then it may as well have become slow
+        found = max((sample.inflight + 1.0) * (1.0 - queue / max(sample.seconds, queue)), 1.0)
+        known.slots = found if known.slots == inf else known.slots + 0.1 * (found - known.slots)
+
+
 def _learn_ttft(known: _Known, pool: _Known, before: Speed, sample: Sample) -> float:
     """Returns how long the request waited for a slot."""
     assert sample.ttft is not None  # noqa: S101 -- no caller without it
     ttft = max(sample.ttft, _LEAST)
     expected = before.prefill(sample.uncached_tokens, sample.inflight, sample.now)
     wait = before.wait(sample.inflight)
+    _guess_slots(known, sample, ttft)
     if sample.cold:
         pool.cold.add(max(ttft - expected - wait, 0.0))
         return wait

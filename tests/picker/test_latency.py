@@ -108,10 +108,38 @@ def test_slots_are_what_runs_while_others_wait() -> None:
     latency.scraped("a:1", 10, 0, 10, 0.2)  # it runs more
     assert latency.speed("a:1").slots == 10
     latency.scraped("a:1", 2, 1, 3, 0.3)  # who has just arrived waits for a moment
-    assert 9 < latency.speed("a:1").slots < 10
-    for _ in range(200):
-        latency.scraped("a:1", 4, 9, 13, 0.4)  # no: the memory is full
+    assert latency.speed("a:1").slots == 10
+    for i in range(200):
+        latency.scraped("a:1", 4, 9, 13, 0.4 + i / 10)  # the memory is full
     assert latency.speed("a:1").slots == pytest.approx(4, abs=0.1)
+
+
+def test_slots_grow_where_none_waits_since_waiting_in_the_gateway_hides_them() -> None:
+    latency = Latency()
+    latency.update({"pool": ["a:1"]})
+    latency.scraped("a:1", 4, 9, 13, 0.0)
+    now, over = 0.0, 0
+    for _ in range(600):  # it has 8; what is sent is what we believe in
+        now += 0.1
+        sent = int(latency.speed("a:1").slots)
+        over += sent > 8
+        latency.scraped("a:1", min(sent, 8), max(sent - 8, 0), sent, now)
+    assert 8 <= latency.speed("a:1").slots < 9.5
+    assert over < 120
+    before = latency.speed("a:1").slots
+    latency.scraped("a:1", 1, 0, 1, now + 60)  # an idle server says nothing
+    assert latency.speed("a:1").slots == before
+
+
+def test_slots_of_a_server_that_does_not_say_what_it_runs() -> None:
+    world = World()
+    world.run(50)
+    for _ in range(30):  # 16 share 4 slots: three quarters of 4 s in the queue
+        world.latency.observe("a:1", Sample(100, 15, world.now, 4.0, 3.0))
+    assert world.latency.speed("a:1").slots == pytest.approx(4, rel=0.3)
+    for _ in range(50):  # a long prompt with a short answer is no queue
+        world.latency.observe("b:1", Sample(4000, 3, world.now, 0.3, true("b:1", 4000, 3)))
+    assert world.latency.speed("b:1").slots == inf
 
 
 def test_slots_without_a_queue_where_one_was_expected_grow() -> None:
