@@ -139,7 +139,13 @@ class TestConfig:
         assert graph(self.NAMED, self.config_map("plugins: []")).pools["d/p"].config == {"plugins": []}
 
     @pytest.mark.parametrize(
-        "bad", [None, ("a: [", "c.yaml"), ("- a", "c.yaml"), ("a: b", "c.txt"), ("a: 1\na: 2", "c.yaml")]
+        "bad",
+        [
+            None,
+            *(("a: [", "c.yaml"), ("- a", "c.yaml"), ("a: b", "c.txt"), ("a: 1\na: 2", "c.yaml")),
+            *(("a: !!int x", "c.yaml"), ("a: &a [*a]", "c.yaml"), ("a: " + "[" * 3000 + "]" * 3000, "c.yaml")),
+        ],
+        ids=lambda bad: str(bad)[:20],
     )
     def test_what_cannot_be_read_is_a_problem_and_the_default(self, bad: Any) -> None:
         found = graph(self.NAMED, *([self.config_map(*bad)] if bad else []))

@@ -8,9 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from xds_server.model.graph import Objective, ObjectStatus, Pool
 from xds_server.model.objects import (
     ConfigMap,
@@ -26,6 +23,7 @@ from xds_server.resolve import conditions as c
 from xds_server.resolve.context import Context
 from xds_server.resolve.endpoints import pool_endpoints
 from xds_server.resolve.pickers import lost_failover, pool_backend
+from xds_server.sources.yaml import BrokenText, load_yaml
 
 DEFAULT_CONFIG = "default"
 
@@ -120,10 +118,9 @@ def _yaml_of(found: ConfigMap) -> EndpointPickerConfig | str:
     if not key:
         return f"{found.meta.ref} has no data key that ends in .yaml; add one"
     try:
-        content = YAML(typ="safe", pure=True).load(found.data[key])
-    except YAMLError as error:
-        problem = " ".join(str(error).split())
-        return f"{found.meta.ref}: {key} is not YAML: {problem}"
+        content = load_yaml(found.data[key])
+    except BrokenText as error:
+        return f"{found.meta.ref}: line {error.line} of {key} is not YAML: {error.message}"
     if not isinstance(content, dict):
         return f"{found.meta.ref}: {key} must be a mapping"
     return EndpointPickerConfig(found.meta, content)
