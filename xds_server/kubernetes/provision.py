@@ -77,6 +77,7 @@ class Provisioner:
             self._wake.clear()
             if not self._leading.value or self._graphs.value is None:
                 self._applied.clear()  # another replica may apply meanwhile
+                self._due.clear()  # what is due and never done would wake us for ever
                 renew = loop.time() + self._again
                 continue
             if loop.time() >= renew:
@@ -87,7 +88,8 @@ class Provisioner:
     async def _pass(self, graph: Graph, now: float) -> None:
         fleets = {name: fleet for name, fleet in graph.fleets.items() if fleet.gateway is not None}
         for name in [name for name in self._applied if name not in fleets]:
-            await self._guarded(name, self._remove(self._applied.pop(name)), now)
+            if self._due.get(name, 0.0) <= now:
+                await self._guarded(name, self._abandon(name), now)
         for name, fleet in fleets.items():
             if self._due.get(name, 0.0) <= now:
                 await self._guarded(name, self._apply(name, fleet), now)
@@ -124,6 +126,11 @@ class Provisioner:
             done.pop(path, None)
         if done != before:
             self._observe(Provisioned(name, len(wanted)))
+
+    async def _abandon(self, name: str) -> None:
+        """Forgotten only once it is gone: what could not be removed is tried again."""
+        await self._remove(self._applied[name])
+        del self._applied[name]
 
     async def _check(self, path: str, manifest: Json) -> None:
         """What has our name but belongs to someone else is not ours to overwrite."""

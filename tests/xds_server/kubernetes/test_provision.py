@@ -37,6 +37,9 @@ class FakeApi:
 
     async def delete(self, path: str) -> Json:
         self.calls.append(("delete", path))
+        if self.failing.get(path, 0):
+            self.failing[path] -= 1
+            raise ApiError(500, "InternalError", "no")
         if self.objects.pop(path, None) is None:
             raise ApiError(404, "NotFound", "gone")
         return {}
@@ -90,6 +93,26 @@ async def test_what_a_gone_gateway_had_goes() -> None:
         here.graphs.set(world("b"))
         await soon(lambda: A not in here.api.objects)
     assert B in here.api.objects
+
+
+async def test_what_could_not_be_removed_is_tried_again() -> None:
+    here = World("a", "b")
+    async with running(here.provisioner.run()):
+        await here.facts.until(lambda: len(here.facts.of(Provisioned)) == 2)
+        here.api.failing[A] = 3
+        here.graphs.set(world("b"))
+        await soon(lambda: A not in here.api.objects)
+        await soon(lambda: not here.provisioner._due)
+    assert len(here.facts.of(ProvisionFailed)) == 3
+
+
+async def test_who_leads_no_more_is_not_kept_awake_by_what_failed() -> None:
+    here = World("a")
+    here.api.failing[A] = 1_000_000
+    async with running(here.provisioner.run()):
+        await here.facts.until(lambda: here.facts.of(ProvisionFailed))
+        here.leading.set(False)
+        await soon(lambda: not here.provisioner._due)
 
 
 async def test_a_failure_is_tried_again_and_harms_no_other() -> None:
