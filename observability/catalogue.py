@@ -162,7 +162,8 @@ GATEWAY_QUEUE_REQUESTS = _gauge(
 GATEWAY_QUEUE_BYTES = _gauge("gateway_queue_bytes", "bytes", "Bodies of the requests that wait.", POOL, PRIORITY)
 GATEWAY_QUEUE_DURATION_SECONDS = _histogram(
     *("gateway_queue_duration_seconds", "seconds", "Time in the gateway's queue, of the requests that had to wait."),
-    *(WAIT_BUCKETS, POOL, PRIORITY, WAITED_FOR),
+    WAIT_BUCKETS,
+    *(POOL, PRIORITY, WAITED_FOR),
 )
 POOL_RUNNING_REQUESTS = _gauge("pool_running_requests", "requests", "Requests running in the servers, sum.", POOL)
 POOL_KV_CACHE_UTILIZATION = _gauge("pool_kv_cache_utilization", "ratio", "KV cache in use, mean of the servers.", POOL)

@@ -309,10 +309,13 @@ class Picker:
             return "full"  # of a pool with a failover nobody waits: it is asked next
         try:
             view = self._view(wish, now)
-            places = room.free(view) if bounds.enabled else [True] * len(view.names)
+            places = [True] * len(view.names)
+            if bounds.enabled:
+                share = 1.0 if wish.objective.priority >= 0 else room.HELD_BACK
+                places = room.free(view, crowded=len(state.flow) > 0, share=share)
             candidates = room.allowed(view, places)
             if not candidates:
-                return "full" if ask.subset is None else "wait"
+                return "full" if ask.subset is None and wish.objective.priority >= 0 else "wait"
             if wish.ttft is not None and bounds.enabled:
                 seconds, idle = room.least(view, candidates)
                 if now - ask.now + seconds > wish.ttft and not idle:  # one that is idle can do no better later

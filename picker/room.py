@@ -9,24 +9,38 @@ from math import inf
 
 from picker import ttft
 from picker.load import Load
-from picker.scorers import View
+from picker.scorers import STALE_ERRORS, View, waiting
 
 FEEDBACK = 0.03  # seconds from the end of a request until the next one arrives: Envoy batches its log for 20 ms
+MAX_CONCURRENCY = 100  # requests that a server is given at once which cannot be scraped, while others wait
+HELD_BACK = (
+    0.8  # the share of the slots that requests of negative priority may take: those of others find a place at once
+)
 
 
-def has_room(load: Load) -> bool:
+def has_room(load: Load, *, crowded: bool = False, share: float = 1.0) -> bool:
     """Whether one more request would start at once, or at the latest when it gets there: a slot must not lie idle meanwhile.
 
-    An endpoint that has nothing of ours always has: whatever was learned of it, it is tried again.
+    An endpoint that has nothing of ours always has: whatever was learned of it, it is tried again. `crowded`: others wait, so
+    that one which has just come must not be given all of them: as many as it runs, and a few more, until its next scrape.
     """
     speed = load.speed
+    if not load.inflight:
+        return True
+    if speed.slots == inf:
+        if not crowded:
+            return True
+        return load.inflight < MAX_CONCURRENCY if load.errors >= STALE_ERRORS else waiting(load) < 1.0
     coming = 1.0 + FEEDBACK / max(speed.seconds, 0.001)  # short requests end while the next is on its way
-    return not load.inflight or load.inflight + speed.foreign + 1.0 <= speed.slots * coming
+    return load.inflight + speed.foreign + 1.0 <= speed.slots * coming * share
 
 
-def free(view: View) -> list[bool]:
+def free(view: View, *, crowded: bool = False, share: float = 1.0) -> list[bool]:
     """For each candidate whether it has room. Most have no limit yet, or nothing to do: that is seen without a call."""
-    return [not load.inflight or load.speed.slots == inf or has_room(load) for load in view.loads]
+    return [
+        not load.inflight or (not crowded and load.speed.slots == inf) or has_room(load, crowded=crowded, share=share)
+        for load in view.loads
+    ]
 
 
 def allowed(view: View, places: Sequence[bool]) -> list[int]:

@@ -7,8 +7,8 @@ from hypothesis import given, strategies as st
 from picker.latency import Speed
 from picker.load import Load
 from picker.request import InferenceRequest
-from picker.room import after_slot, allowed, free, has_room, least
-from picker.scorers import View
+from picker.room import HELD_BACK, MAX_CONCURRENCY, after_slot, allowed, free, has_room, least
+from picker.scorers import FREE_SLOTS, STALE_ERRORS, View
 from xds_server.model.graph import Endpoint
 
 
@@ -31,6 +31,24 @@ def test_a_server_takes_as_many_as_it_has_slots() -> None:
 def test_short_requests_are_sent_before_a_slot_is_free() -> None:
     assert has_room(load(8, seconds=0.03))
     assert not has_room(load(8, seconds=3.0))
+
+
+def test_a_server_that_has_just_come_is_not_given_all_that_wait() -> None:
+    """Its slots are not known: as many as it runs, and a few, until the next scrape; then twice as many."""
+    new = Load(inflight=FREE_SLOTS)
+    assert has_room(new)
+    assert has_room(new, crowded=True)
+    assert not has_room(Load(inflight=FREE_SLOTS + 1), crowded=True)
+    assert has_room(Load(inflight=30, running=20, inflight_at_scrape=20), crowded=True)
+    assert not has_room(Load(inflight=21, running=20, waiting=1, inflight_at_scrape=21), crowded=True)
+    assert has_room(Load(inflight=MAX_CONCURRENCY - 1, errors=STALE_ERRORS), crowded=True)  # nobody can look into it
+    assert not has_room(Load(inflight=MAX_CONCURRENCY, errors=STALE_ERRORS), crowded=True)
+
+
+def test_negative_priority_leaves_some_slots_to_others() -> None:
+    assert has_room(load(6))
+    assert not has_room(load(6), share=HELD_BACK)
+    assert has_room(load(5), share=HELD_BACK)
 
 
 @given(st.integers(0, 10**6), st.floats(0, 100), st.floats(0, 10**6))

@@ -210,6 +210,25 @@ def test_a_pool_that_goes_and_a_gateway_that_ends_answer_everybody() -> None:
     assert not gate.picker.waits
 
 
+def test_a_queue_is_not_emptied_onto_a_server_that_has_just_come() -> None:
+    gate = Gate(speed=Speed())
+    waits = [gate.ask() for _ in range(100)]
+    gate.pool(A)
+    assert 1 <= len(gate.poll()) < len(waits)
+    gate.pool(A, B)
+    assert len({found.endpoints[0] for found in gate.poll().values()}) == 1  # B: A has enough
+
+
+def test_who_is_held_back_holds_up_nobody() -> None:
+    gate = Gate(A, speed=Speed(slots=4.0, seconds=2.0))
+    for _ in range(3):
+        gate.ask()
+    bulk = gate.ask(objective="bulk")
+    assert isinstance(bulk, Waiting)
+    assert isinstance(gate.ask(), Waiting | Decision)
+    assert len(gate.signals.begun) + len(gate.poll()) >= 4
+
+
 def test_negative_priority_waits_a_moment_and_is_shed_where_the_pool_is_full() -> None:
     gate = Gate(A)
     gate.ask()
