@@ -152,3 +152,4 @@ def test_what_is_not_taken_from_an_answer_is_what_would_tell_lies_about_the_requ
 def test_equal_configurations_share_a_filter() -> None:
     other = ExternalAuth(ExternalAuthFilter(BackendRef(ObjectRef("", "Service", "other", "x")), "HTTP"), HTTP)
     assert auth.name(by(HTTP)) == auth.name(other) != auth.name(by(GONE))
+    assert len(auth.name(other)) == len("penstock.auth/") + 32  # a short hash could be made to meet another's

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from datetime import timedelta
 from functools import lru_cache
+from hashlib import sha256
 
-import xxhash
 from envoy_data_plane.envoy.config.core.v3 import ApiVersion, GrpcService, GrpcServiceEnvoyGrpc, HttpUri
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import (
     AuthorizationResponse,
@@ -66,7 +66,8 @@ def name(found: ExternalAuth) -> str:
 
 @lru_cache(maxsize=10_000)
 def _digest(found: ExternalAuth) -> str:
-    return xxhash.xxh3_64_hexdigest(_config(found).value)
+    """Strong: who finds another configuration with this name would decide in place of the one that was meant."""
+    return sha256(_config(found).value).hexdigest()[:32]
 
 
 @lru_cache(maxsize=10_000)
