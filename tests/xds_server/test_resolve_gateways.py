@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
@@ -21,7 +21,10 @@ DAY = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 @functools.cache
 def pair(name: str) -> tuple[bytes, bytes]:
-    key = ec.generate_private_key(ec.SECP256R1())
+    return signed(name, ec.generate_private_key(ec.SECP256R1()))
+
+
+def signed(name: str, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> tuple[bytes, bytes]:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     built = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
     built = built.serial_number(7).not_valid_before(DAY).not_valid_after(DAY + dt.timedelta(days=9999))
@@ -152,6 +155,8 @@ class TestCertificates:
             secret(chain=b"Hello world\n", key=b"Hello world\n"),
             secret(key=b"Hello world\n"),
             secret(key=pair("other")[1]),
+            secret("cert", *signed("short", rsa.generate_private_key(65537, 1024))),
+            secret("cert", *signed("curve", ec.generate_private_key(ec.SECP256K1()))),
             secret(kind="Opaque"),
             secret("another"),
         ],

@@ -8,6 +8,7 @@ import functools
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from xds_server.model.graph import Certificate
@@ -54,7 +55,17 @@ def complaint(chain: bytes, key: bytes) -> str:
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if leaf.public_bytes(*form) != private.public_key().public_bytes(*form):
         return "has a tls.key that does not belong to its tls.crt"
-    return ""
+    return "" if _taken(leaf) else "has a key that Envoy refuses; use RSA of 2048 bits or more, or EC on P-256 or P-384"
+
+
+def _taken(key: object) -> bool:
+    """Whether BoringSSL serves with a key of this kind."""
+    match key:
+        case rsa.RSAPublicKey():
+            return key.key_size >= 2048
+        case ec.EllipticCurvePublicKey():
+            return key.curve.name in ("secp256r1", "secp384r1", "secp521r1")
+    return isinstance(key, ed25519.Ed25519PublicKey)
 
 
 def _denied(secret: Secret, message: str) -> Denied:
