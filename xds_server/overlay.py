@@ -21,10 +21,11 @@ KINDS = {
     "podDisruptionBudget": "PodDisruptionBudget",
     "horizontalPodAutoscaler": "HorizontalPodAutoscaler",
 }
-# Who an object is, whose it is, and what it selects: changed, the fleet would lose its pods or its identity.
+# Who an object is, whose it is, and what it selects: changed, the fleet would lose its pods or its identity. externalIPs can take
+# anybody's traffic (CVE-2020-8554).
 _OURS = (
     "apiVersion", "kind", "status", "metadata.name", "metadata.namespace", "metadata.ownerReferences", "spec.selector",
-    "spec.scaleTargetRef", "spec.template.spec.serviceAccountName", "spec.template.spec.serviceAccount",
+    "spec.scaleTargetRef", "spec.externalIPs", "spec.template.spec.serviceAccountName", "spec.template.spec.serviceAccount",
 )  # fmt: skip
 
 

@@ -96,6 +96,7 @@ def test_an_autoscaler_comes_only_where_it_is_asked_for_and_then_owns_the_replic
         ("deployment", "spec: null", "must not set spec.selector"),
         ("deployment", "spec: {template: {spec: {serviceAccountName: admin}}}", "serviceAccountName: Penstock does"),
         ("service", "spec: {selector: {app: other}}", "must not set spec.selector"),
+        ("service", "spec: {externalIPs: [10.96.0.1]}", "must not set spec.externalIPs"),
         ("service", "metadata: {ownerReferences: []}", "must not set metadata.ownerReferences"),
         ("deployment", "spec: {template: {spec: {containers: 5}}}", r"spec\.template\.spec\.containers must be a list"),
         ("deployment", "spec: {template: 5}", r"spec\.template must be a mapping"),
