@@ -1,6 +1,7 @@
 """Latency: how fast each endpoint is, learned from the requests that ended. The formulas are `Speed`, a frozen value in its Load.
 
-    TTFT = (base + uncached tokens x prefill speed) x slow-down by in-flight + wait for a slot + loading the adapter
+    TTFT = (base + uncached tokens x prefill speed) x slow-down by in-flight
+           + prefill of those before + wait for a slot + loading the adapter
 
 Nothing is configured and nothing is assumed to be equal: slow and fast accelerators, large and small batches differ in what is
 learned. A new endpoint starts as its peers are. Decision: docs/decisions/0008-least-predicted-ttft.md. No clock in here.
@@ -14,9 +15,10 @@ from statistics import median
 
 # Seconds for each of: 1, kilotokens, in-flight, kilotokens x in-flight. Never negative.
 Weights = tuple[float, float, float, float]
+_All = tuple[float, float, float, float, float]  # and of the kilotokens whose prefill comes first
 
 # Before anything is known: a mid-sized model on a current accelerator, and ten requests in flight outweigh a cached kilotoken.
-_GUESS: Weights = (0.02, 0.1, 0.01, 0.01)
+_GUESS: _All = (0.02, 0.1, 0.01, 0.01, 0.05)
 _GUESSED_SECONDS = 2.0  # in a slot
 _GUESSED_COLD = 0.2  # to load an adapter
 # Requests' worth of belief, for each weight, that an endpoint is like its peers, and that peers are as guessed.
@@ -37,7 +39,7 @@ _CACHED = 0.8  # of what was predicted is as good as all: templates and block si
 class Speed:
     """What was learned of one endpoint. All times are seconds; `slots` are requests that it runs at once, inf if unknown."""
 
-    weights: Weights = _GUESS
+    weights: Weights = _GUESS[:4]
     drift: float = 0.0  # log of how much slower than `weights` it has been of late
     at: float = -inf  # when `drift` was measured
     seen: float = 0.0  # requests that it was learned from, the older the less they count
@@ -46,12 +48,13 @@ class Speed:
     cold: float = _GUESSED_COLD  # to load an adapter
     trust: float = 1.0  # the share of the predicted cached tokens that the server really has
     foreign: float = 0.0  # requests there that are not ours, on the average
+    ahead: float = _GUESS[4]  # for each kilotoken of others whose prefill has not ended
 
-    def prefill(self, uncached_tokens: float, inflight: float, now: float) -> float:
-        """Until the first token, once there is a slot; `inflight` are the others."""
+    def prefill(self, uncached_tokens: float, inflight: float, now: float, ahead: float = 0.0) -> float:
+        """Until the first token, once there is a slot; `inflight` are the others, `ahead` kilotokens of them not prefilled."""
         base, token, request, both = self.weights
         beside = min(inflight, self.slots - 1.0)
-        found = base + request * beside + uncached_tokens / 1000.0 * (token + both * beside)
+        found = base + request * beside + uncached_tokens / 1000.0 * (token + both * beside) + ahead * self.ahead
         drift = self.drift
         return found if not drift else found * exp(drift * 0.5 ** (max(now - self.at, 0.0) / _FADE_RECENT))
 
@@ -74,7 +77,7 @@ class Sample:
     seconds: float | None = None  # until its last byte
     ttft: float | None = None  # None too where the answer was not streamed: its first byte comes with its last
     cold: bool = False  # the adapter had to be loaded
-    output_tokens: int | None = None
+    ahead: float = 0.0  # kilotokens of others whose prefill had not ended
 
 
 class _Fit:
@@ -82,17 +85,16 @@ class _Fit:
 
     __slots__ = ("_moments", "_products", "seen", "weights")
 
-    def __init__(self, prior: Weights) -> None:
-        self._products = [[0.0] * 4 for _ in range(4)]
-        self._moments = [0.0] * 4
-        self.weights: Weights = prior
+    def __init__(self, prior: _All) -> None:
+        self._products = [[0.0] * 5 for _ in range(5)]
+        self._moments = [0.0] * 5
+        self.weights: _All = prior
         self.seen = 0.0
 
-    def of(self, uncached_tokens: float, inflight: float) -> float:
-        return _dot(self.weights, _features(uncached_tokens, inflight))
+    def of(self, x: _All) -> float:
+        return _dot(self.weights, x)
 
-    def add(self, uncached_tokens: float, inflight: float, seconds: float, prior: Weights, remember: float) -> None:
-        x = _features(uncached_tokens, inflight)
+    def add(self, x: _All, seconds: float, prior: _All, remember: float) -> None:
         guess, seconds = max(_dot(self.weights, x), _LEAST), max(seconds, _LEAST)
         surprise = abs(log(seconds / guess))
         # Relative errors, whichever of both is the larger; Huber: what surprises pulls, but no harder the more it surprises.
@@ -110,27 +112,33 @@ class _Fit:
         self._moments = [one * share for one in self._moments]
         self.seen *= share
 
-    def solve(self, prior: Weights) -> None:
+    def solve(self, prior: _All) -> None:
         """A few sweeps of coordinate descent from where it stands: cheap, and a weight stops at 0 by itself."""
         found, scale = list(self.weights), (max(prior[0], _LEAST), max(prior[1], _LEAST))
-        widths = (*scale, max(prior[2], scale[0] / 4), max(prior[3], scale[1] / 4))  # a weight of 0 may grow again
+        widths = (
+            *scale,
+            max(prior[2], scale[0] / 4),
+            max(prior[3], scale[1] / 4),
+            max(prior[4], scale[1] / 4),
+        )  # a weight of 0 may grow again
         beliefs = [_OVERTURN / (width * width) for width in widths]
         for _ in range(4):
             for i, (row, moment, expected, belief) in enumerate(
                 zip(self._products, self._moments, prior, beliefs, strict=True)
             ):
-                rest = row[0] * found[0] + row[1] * found[1] + row[2] * found[2] + row[3] * found[3] - row[i] * found[i]
+                a, b, c, d, e = row
+                rest = a * found[0] + b * found[1] + c * found[2] + d * found[3] + e * found[4] - row[i] * found[i]
                 found[i] = max(0.0, (moment - rest + belief * expected) / (row[i] + belief))
-        self.weights = (found[0], found[1], found[2], found[3])
+        self.weights = (found[0], found[1], found[2], found[3], found[4])
 
 
-def _features(uncached_tokens: float, inflight: float) -> Weights:
+def _features(uncached_tokens: float, inflight: float = 0.0, ahead: float = 0.0) -> _All:
     kilotokens = uncached_tokens / 1000.0
-    return (1.0, kilotokens, inflight, kilotokens * inflight)
+    return (1.0, kilotokens, inflight, kilotokens * inflight, ahead)
 
 
-def _dot(weights: Weights, x: Weights) -> float:
-    return weights[0] + weights[1] * x[1] + weights[2] * x[2] + weights[3] * x[3]
+def _dot(weights: _All, x: _All) -> float:
+    return weights[0] + weights[1] * x[1] + weights[2] * x[2] + weights[3] * x[3] + weights[4] * x[4]
 
 
 @dataclass(slots=True)
@@ -160,7 +168,7 @@ class _Known:
     queues: int = 0  # requests of late that seem to have waited, more than those that did not
     scraped: float = -inf
     queued: float = -inf  # when it was last seen with a queue
-    recent: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    recent: deque[tuple[_All, float]] = field(default_factory=lambda: deque(maxlen=_RECENT))
     at: float = -inf  # of the latest request
     faded: float = -inf
     speed: Speed | None = None  # until something is learned
@@ -169,7 +177,7 @@ class _Known:
         """How much (log) the latest requests took longer than was learned; 0 if that may be chance."""
         if not self.recent:
             return 0.0
-        found = median(log(ttft / max(self.fit.of(tokens, inflight), _LEAST)) for tokens, inflight, ttft in self.recent)
+        found = median(log(ttft / max(self.fit.of(x), _LEAST)) for x, ttft in self.recent)
         found *= min(1.0, len(self.recent) / 3)
         return max(found - _DEAD_BAND, 0.0) + min(found + _DEAD_BAND, 0.0)
 
@@ -197,10 +205,12 @@ class Latency:
             return GUESS
         known = self._endpoints.get(endpoint)
         if known is None:
-            return Speed(pool.fit.weights, seconds=pool.seconds.value, cold=pool.cold.value)
+            return Speed(
+                pool.fit.weights[:4], seconds=pool.seconds.value, cold=pool.cold.value, ahead=pool.fit.weights[4]
+            )
         if known.speed is None or known.speed.cold != pool.cold.value:
             known.speed = Speed(
-                known.fit.weights,
+                known.fit.weights[:4],
                 known.drift(),
                 known.at,
                 known.fit.seen,
@@ -209,6 +219,7 @@ class Latency:
                 pool.cold.value,
                 known.trust.value,
                 known.foreign.value,
+                known.fit.weights[4],
             )
         return known.speed
 
@@ -271,7 +282,7 @@ class Latency:
         return known, pool
 
 
-def _new(weights: Weights) -> _Known:
+def _new(weights: _All) -> _Known:
     return _Known(_Fit(weights), _Average(_GUESSED_SECONDS), _Average(_GUESSED_COLD))
 
 
@@ -299,7 +310,7 @@ def _guess_slots(known: _Known, sample: Sample, ttft: float) -> None:
     """Of a server that does not say what it runs: who waited half of the time shared the other half with all that ran."""
     if sample.seconds is None or known.figures:
         return
-    queue = ttft - 3.0 * known.fit.of(sample.uncached_tokens, 0.0)
+    queue = ttft - 3.0 * known.fit.of(_features(sample.uncached_tokens))
     queues = queue > 0.5 * (sample.seconds - ttft)
     known.queues = min(known.queues + 1, 2 * _SURE) if queues else max(known.queues - 1, 0)
     if queues and known.queues >= _SURE:  # until then it may as well have become slow
@@ -311,7 +322,7 @@ def _learn_ttft(known: _Known, pool: _Known, before: Speed, sample: Sample) -> f
     """Returns how long the request waited for a slot."""
     assert sample.ttft is not None  # noqa: S101 -- no caller without it
     ttft = max(sample.ttft, _LEAST)
-    expected = before.prefill(sample.uncached_tokens, sample.inflight, sample.now)
+    expected = before.prefill(sample.uncached_tokens, sample.inflight, sample.now, sample.ahead)
     wait = before.wait(sample.inflight)
     _guess_slots(known, sample, ttft)
     if sample.cold:
@@ -321,7 +332,8 @@ def _learn_ttft(known: _Known, pool: _Known, before: Speed, sample: Sample) -> f
         if ttft < expected + wait / 4:  # no queue where one should be: there are more slots
             known.slots += 0.2 * max(sample.inflight + 1.0 - known.slots, 0.0)
         return max(ttft - expected, 0.0)
-    pool.fit.add(sample.uncached_tokens, sample.inflight, ttft, _GUESS, _REMEMBER_POOL)
-    known.fit.add(sample.uncached_tokens, sample.inflight, ttft, pool.fit.weights, _REMEMBER)
-    known.recent.append((sample.uncached_tokens, sample.inflight, ttft))
+    x = _features(sample.uncached_tokens, sample.inflight, sample.ahead)
+    pool.fit.add(x, ttft, _GUESS, _REMEMBER_POOL)
+    known.fit.add(x, ttft, pool.fit.weights, _REMEMBER)
+    known.recent.append((x, ttft))
     return 0.0

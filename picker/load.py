@@ -33,7 +33,13 @@ class Load:
     inflight_at_scrape: int = 0  # `inflight` when the figures above were taken
     utilization: float = 0.0  # of the accelerator, in [0, 1]; 0 too where the page does not say
     speed: Speed = GUESS  # as learned from the requests that ended
+    prefill: tuple[float, float, float] = (0.0, 0.0, 0.0)  # kilotokens of ours, as of then, and when none will be left
     resting: float = -math.inf  # it failed: a time.monotonic() value before which it gets nothing, see health.py
+
+    def ahead(self, now: float) -> float:
+        """Kilotokens of ours whose prefill has probably not ended: those of a batch, or of its queue, go one after the other."""
+        kilotokens, at, until = self.prefill
+        return kilotokens * (until - max(now, at)) / (until - at) if until > now and until > at else 0.0
 
 
 class UnknownPage(Exception):

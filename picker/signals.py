@@ -25,6 +25,7 @@ class _Begun:
     since: float
     inflight: float  # others on the endpoint
     cold: bool  # the adapter was not loaded
+    ahead: float  # kilotokens of others whose prefill had not ended
 
 
 class Signals:
@@ -38,6 +39,7 @@ class Signals:
         self._begun: OrderedDict[str, tuple[Decision, _Begun]] = OrderedDict()
         self.on_busy = on_busy
         self.on_scrape: Callable[[], None] = lambda: None  # called when figures have come, or do not come any more
+        self._prefills: dict[str, tuple[float, float, float]] = {}  # see Load.prefill
         self._now = float("-inf")  # the latest time that we were told
         self._figures: dict[str, Load] = {}  # as scraped
         self._asked: dict[str, int] = {}  # what was in flight when the scrape that runs was sent
@@ -56,7 +58,7 @@ class Signals:
             for key in found:
                 of.setdefault(key, []).append(pool)
         self._pools = {key: tuple(names) for key, names in of.items()}
-        for known in (self._figures, self._asked, self._at_scrape, self.failures):
+        for known in (self._figures, self._asked, self._at_scrape, self.failures, self._prefills):
             for gone in known.keys() - of.keys():
                 del known[gone]
         self.latency.update(keys)
@@ -80,7 +82,11 @@ class Signals:
         there = load.loras | load.loras_waiting
         model = decision.target_model
         cold = load.max_loras > 0 and model not in there and self.latency.is_adapter(model)
-        self._begun[decision.id] = decision, _Begun(now, load.inflight + load.speed.foreign, cold)
+        others, ahead = load.inflight + load.speed.foreign, load.ahead(now)
+        self._begun[decision.id] = decision, _Begun(now, others, cold, ahead)
+        uncached = max(decision.prompt_tokens - decision.matched_tokens * load.speed.trust, 0.0)
+        seconds = load.speed.prefill(uncached, others, now, ahead) + load.speed.wait(others)
+        self._prefills[decision.endpoints[0]] = ahead + uncached / 1000.0, now, max(now + seconds, load.prefill[2])
         if len(self._begun) > _MOST:
             self._begun.popitem(last=False)
         self.health.started(decision.endpoints[0], load.inflight, now)
@@ -162,7 +168,7 @@ class Signals:
         ttft = max(outcome.ttft - queue, 0.0) if outcome.streaming and outcome.ttft is not None else None
         self.latency.observe(
             endpoint,
-            Sample(max(uncached, 0.0), begun.inflight, ended, seconds, ttft, begun.cold, outcome.output_tokens),
+            Sample(max(uncached, 0.0), begun.inflight, ended, seconds, ttft, begun.cold, begun.ahead),
         )
         self._changed(endpoint)
 
@@ -193,7 +199,9 @@ class Signals:
         figures, inflight = self._figures.get(endpoint, _UNKNOWN), self.inflight
         at_scrape = self._at_scrape.get(endpoint, 0)
         counts = inflight.count(endpoint), inflight.tokens(endpoint), at_scrape
-        return _with(figures, figures.errors, *counts, self.latency.speed(endpoint), self.health.until(endpoint))
+        prefill = self._prefills.get(endpoint, _UNKNOWN.prefill) if counts[0] else _UNKNOWN.prefill
+        speed, resting = self.latency.speed(endpoint), self.health.until(endpoint)
+        return _with(figures, figures.errors, *counts, speed, prefill, resting)
 
 
 def _with(
@@ -203,7 +211,8 @@ def _with(
     tokens: int,
     at_scrape: int,
     speed: Speed = GUESS,
-    resting: float = float("-inf"),
+    prefill: tuple[float, float, float] = _UNKNOWN.prefill,
+    resting: float = _UNKNOWN.resting,
 ) -> Load:
     """dataclasses.replace takes three times as long."""
     return Load(
@@ -222,5 +231,6 @@ def _with(
         at_scrape,
         figures.utilization,
         speed,
+        prefill,
         resting,
     )

@@ -164,6 +164,19 @@ def test_the_wait_is_learned_from_durations_and_not_from_queues() -> None:
     assert speed.seen == 0  # a queue says nothing of the prefill
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_whether_prompts_wait_for_each_others_prefill_is_learned(shared: bool) -> None:
+    latency, chance = Latency(), random.Random(3)
+    latency.update({"pool": ["a:1"]})
+    for i in range(200):
+        tokens, ahead = chance.choice(SIZES), chance.choice([0.0, 0.5, 4.0])
+        ttft = 0.01 + 0.2 * (tokens / 1000 + (ahead if shared else 0.0))
+        latency.observe("a:1", Sample(tokens, chance.randrange(4), i / 10, 2.0, ttft, ahead=ahead))
+    found = latency.speed("a:1")
+    assert found.prefill(500, 2, 20.0, 4.0) == pytest.approx(0.91 if shared else 0.11, rel=0.15)
+    assert found.prefill(500, 2, 20.0, 0.0) == pytest.approx(0.11, rel=0.15)
+
+
 def test_loading_an_adapter_costs_what_it_was_seen_to_cost() -> None:
     world = World()
     world.run(100)

@@ -162,6 +162,12 @@ def labels_of(labels: dict[str, str]) -> str:
     return "{" + ",".join(f'{k}="{v}"' for k, v in escaped.items()) + "}" if labels else ""
 
 
+def test_prefills_of_ours_are_done_bit_by_bit() -> None:
+    load = Load(prefill=(8.0, 10.0, 14.0))
+    assert [load.ahead(now) for now in (9.0, 10.0, 12.0, 13.0, 14.0, 99.0)] == [8, 8, 4, 2, 0, 0]
+    assert Load().ahead(0.0) == Load(prefill=(1.0, 5.0, 5.0)).ahead(0.0) == 0
+
+
 @pytest.mark.parametrize(
     ("lines", "found"),
     [

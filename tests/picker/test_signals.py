@@ -98,6 +98,20 @@ def test_other_requests_on_the_endpoint_are_those_at_the_decision() -> None:
     assert speed(found).prefill(1000, 7, 400.0) == pytest.approx(0.4, rel=0.1)
 
 
+def test_a_long_prompt_is_ahead_of_those_that_come_after_it_until_it_is_read() -> None:
+    found = signals()
+    long = replace(decision("long", str(A)), prompt_tokens=100_000, matched_tokens=0)
+    found.started(long, 0.0)
+    ahead = [found.loads(POOL)[str(A)].ahead(now) for now in (0.0, 1.0, 3600.0)]
+    assert ahead[0] == 100 > ahead[1] > ahead[2] == 0
+    assert found.loads(POOL)[str(B)].ahead(0.0) == 0
+    found.started(replace(long, id="next", prompt_tokens=1000), 0.0)
+    assert found.loads(POOL)[str(A)].ahead(0.0) == 101
+    found.finished(entry("long"))
+    found.finished(entry("next"))
+    assert found.loads(POOL)[str(A)].ahead(0.0) == 0  # nothing of ours is there
+
+
 def test_loading_an_adapter_is_no_slowness() -> None:
     found = signals()
     found.scraped(str(A), Load(max_loras=2, loras=frozenset({"n"})), 0.0)

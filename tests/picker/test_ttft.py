@@ -37,6 +37,7 @@ SPEEDS = st.builds(
     st.floats(0, 100),
     st.floats(0, 1),
     st.floats(0, 100),
+    st.floats(0, 10),
 )
 LOADS = st.builds(
     Load,
@@ -44,6 +45,7 @@ LOADS = st.builds(
     loras=st.frozensets(st.sampled_from("mn")),
     inflight=st.integers(0, 1000),
     utilization=st.floats(0, 1),
+    prefill=st.just((0.0, 0.0, 0.0)) | st.tuples(st.floats(0, 1e3), st.floats(0, NOW), st.floats(NOW, 2 * NOW)),
     speed=SPEEDS,
 )
 
