@@ -180,13 +180,15 @@ async def _authority(api: Api, settings: Kubernetes, *, make: bool = True) -> au
 
 
 class _Maker:
-    """The manifests of a fleet. A Gateway whose parameters do not fit keeps what it has."""
+    """The manifests of a fleet. A Gateway whose parameters do not fit, or cannot be read, keeps what it has."""
 
     def __init__(
         self, states: Latest[ClusterState], graphs: Latest[Graph], source: Source, settings: Infrastructure
     ) -> None:
         self._states, self._graphs, self._source, self._settings = states, graphs, source, settings
-        self._last: dict[str, list[dict[str, Any]]] = {}
+        self._last: dict[
+            str, tuple[str, list[dict[str, Any]]]
+        ] = {}  # with the Gateway's uid: another one has nothing yet
 
     def __call__(self, name: str, fleet: Fleet) -> list[dict[str, Any]]:
         gateway, state = fleet.gateway, self._states.value
@@ -200,16 +202,18 @@ class _Maker:
             )
             return []
         entry = self._source.held.entry(gateway.meta.ref)
+        uid = entry.uid if entry else ""
         ports = [(port.number, port.transport) for port in fleet.ports]
         config = state.get(ConfigMap, gateway.parameters) if gateway.parameters else None
+        readable = config is not None or gateway.parameters is None
         try:
-            overlays = read_overlays(config) if config else Overlays()
-            self._last[name] = manifests(
-                gateway, ports, self._settings, uid=entry.uid if entry else "", overlays=overlays
-            )
+            if uid and readable:  # without a uid it is being deleted, and nothing would own what is made
+                overlays = read_overlays(config) if config else Overlays()
+                self._last[name] = uid, manifests(gateway, ports, self._settings, uid=uid, overlays=overlays)
         except InvalidObject as error:
             log.warning("%s", error.problem)
-        return self._last.get(name, [])
+        known, made = self._last.get(name, ("", []))
+        return made if known == uid or not uid else []
 
 
 async def _follow(graphs: Latest[Graph], changed: asyncio.Event) -> None:

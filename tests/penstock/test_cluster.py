@@ -3,22 +3,26 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from penstock.cluster import AUTHORITY, Joined, _admission, attachment, joined
+from penstock.cluster import AUTHORITY, Joined, _admission, _Maker, attachment, joined
 from penstock.process import UserError
 from penstock.settings import Kubernetes
 from tests.xds_server.kubernetes.fake_api import FakeApi
 from tests.xds_server.kubernetes.helpers import Facts, running
-from tests.xds_server.resolve_world import gateway, graph
+from tests.xds_server.resolve_world import gateway, graph, http, our_class, thing
 from tests.xds_server.tokens import token, vouched
 from xds_server.facts import Nacked, Node, NodeStatus, TypeStatus
+from xds_server.infrastructure import Infrastructure
+from xds_server.kubernetes.held import Entry, Held
 from xds_server.latest import Latest
 from xds_server.model.graph import Graph
 from xds_server.model.objects import ClusterState
 from xds_server.reconcile import reconcile
+from xds_server.resolve import resolve
 from xds_server.resolve.context import IN_CLUSTER
 from xds_server.snapshot import LDS
 from xds_server.translate import DataPlane
@@ -124,3 +128,27 @@ async def test_an_envoy_gets_the_fleet_of_its_account_and_no_other() -> None:
     assert await admit([("authorization", f"Bearer {mine}")]) == "d/gw"
     assert await admit([("authorization", f"Bearer {other}")]) is None
     assert await admit([]) is None
+
+
+async def test_a_gateway_whose_parameters_cannot_be_read_keeps_what_it_has() -> None:
+    parameters = {"parametersRef": {"group": "", "kind": "ConfigMap", "name": "p"}}
+    asking = gateway("gw", http(), spec={"infrastructure": parameters})
+    service = "metadata: {annotations: {internal: 'true'}}"
+    bare = ClusterState.of([our_class(), asking])
+    whole = ClusterState.of([our_class(), asking, thing("ConfigMap", "p", None, data={"service": service})])
+    states, graphs, source = Latest[ClusterState](), Latest[Graph](), SimpleNamespace(held=Held())
+    make = _Maker(states, graphs, source, Infrastructure(xds="x:1", server_name="x", authority=""))  # type: ignore[arg-type]
+
+    def made(state: ClusterState, uid: str) -> list[Any]:
+        entry = Entry("path", uid, "1", b"")
+        source.held.put(asking.meta.ref, entry) if uid else source.held.remove(asking.meta.ref, "path")
+        states.set(state)
+        graphs.set(resolve(state, IN_CLUSTER))
+        assert graphs.value
+        return make("d/gw", graphs.value.fleets["d/gw"])
+
+    first = made(whole, "1")
+    assert [each["metadata"]["annotations"].get("internal") for each in first if each["kind"] == "Service"] == ["true"]
+    assert made(bare, "1") == first  # nobody asked for a Service without the annotation
+    assert made(whole, "") == first  # and nothing is made that nobody owns
+    assert made(bare, "2") == []  # another Gateway of that name
