@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import re
 import signal
 import sys
 from typing import Any
@@ -20,9 +21,9 @@ def until_signal() -> asyncio.Event:
 
 def go(work: Any, *, verbose: bool) -> int:
     """Run a coroutine; what the user can mend is one line, ours is a traceback."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO, format="%(levelname)-7s %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine("%(levelname)-7s %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
     for noisy in ("asyncio", "aiohttp", "grpc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -34,6 +35,17 @@ def go(work: Any, *, verbose: bool) -> int:
         for error in _leaves(group):
             print(f"penstock: error: {error}", file=sys.stderr)
     return 1
+
+
+class OneLine(logging.Formatter):
+    """A message is a line, whatever names and errors of others are in it: nobody forges another. Tracebacks stay as they are."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
+        return re.sub(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]", _escaped, super().formatMessage(record))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 def calm_garbage_collection() -> None:
