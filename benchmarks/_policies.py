@@ -1,6 +1,7 @@
 """The policies that benchmarks.quality compares: load balancers as Envoy has them, profiles of llm-d, ours, and an oracle."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from benchmarks._balancers import Balancer, LeastRequest, Oracle, PatientOracle, RoundRobin
 from benchmarks._simulate import Chosen, Later, Simulation
@@ -9,9 +10,7 @@ from picker.facts import Decision
 from picker.inflight import LogEntry
 from picker.load import Load
 from picker.picker import Ask, Denied, Picker
-from picker.profile import Profile
 from picker.request import InferenceRequest
-from picker.scorers import View, active_request_scorer, max_score_picker, token_load_scorer
 from picker.signals import Signals
 from xds_server.model.graph import Backend, Endpoint, Objective, Pool
 from xds_server.model.objects import ObjectRef
@@ -20,27 +19,31 @@ REF = ObjectRef("inference.networking.k8s.io", "InferencePool", "default", "pool
 BATCH = Objective("batch", -1)
 OBJECTIVE_HEADER = "x-llm-d-slo-ttft-ms"
 
-LLM_D_DEFAULT: Mapping[str, object] = {
-    "apiVersion": "llm-d.ai/v1alpha1",
-    "kind": "EndpointPickerConfig",
-    "plugins": [
-        {"type": "queue-scorer"},
-        {"type": "kv-cache-utilization-scorer"},
-        {"type": "prefix-cache-scorer"},
-        {"type": "max-score-picker"},
-    ],
-    "schedulingProfiles": [
-        {
-            "name": "default",
-            "plugins": [
-                {"pluginRef": "queue-scorer", "weight": 2},
-                {"pluginRef": "kv-cache-utilization-scorer", "weight": 2},
-                {"pluginRef": "prefix-cache-scorer", "weight": 3},
-                {"pluginRef": "max-score-picker"},
-            ],
-        }
-    ],
-}
+
+def config(*plugins: tuple[str, float | None, Mapping[str, object]]) -> Mapping[str, object]:
+    """An EndpointPickerConfig of (plugin, weight, parameters)."""
+    picked = [*plugins, ("max-score-picker", None, {})]
+    return {
+        "apiVersion": "llm-d.ai/v1alpha1",
+        "kind": "EndpointPickerConfig",
+        "plugins": [{"type": name, "parameters": parameters} for name, _, parameters in picked],
+        "schedulingProfiles": [
+            {
+                "name": "default",
+                "plugins": [
+                    {"pluginRef": name} if weight is None else {"pluginRef": name, "weight": weight}
+                    for name, weight, _ in picked
+                ],
+            }
+        ],
+    }
+
+
+LLM_D_DEFAULT = config(("queue-scorer", 2, {}), ("kv-cache-utilization-scorer", 2, {}), ("prefix-cache-scorer", 3, {}))
+# Told the true speed: the server reads 5000 tokens a second, and the picker counts 1.25 for each of them.
+_AFFINITY = ("prefix-cache-affinity-filter", None, {"peakPrefillThroughput": 6250})
+GUIDE_TOKENS = config(_AFFINITY, ("token-load-scorer", 1, {}))
+GUIDE_ACTIVE = config(_AFFINITY, ("active-request-scorer", 1, {}))
 
 
 class Blind(Signals):
@@ -60,26 +63,19 @@ class Blind(Signals):
 class Picked:
     """The product: picker.Picker over picker.Signals, told what the shells would tell them."""
 
-    def __init__(
-        self,
-        config: Mapping[str, object] | None = None,
-        profile: Profile | None = None,
-        signals: Callable[[], Signals] = Signals,
-    ) -> None:
-        self._config, self._profile = config, profile
+    def __init__(self, content: Mapping[str, object] | None = None, signals: Callable[[], Signals] = Signals) -> None:
+        self._config = content
         self._signals = signals()
         self.picker = Picker(self._signals)
         self._waiting: dict[str, Request] = {}
 
     def ready(self, servers: Sequence[str], _now: float) -> None:
-        endpoints = tuple(Endpoint(*name.split(":")[:1], 8000) for name in servers)
+        endpoints = tuple(Endpoint(name.partition(":")[0], 8000) for name in servers)
         pool = Pool(REF, Backend("pool/default/pool", REF, pool=True), endpoints, (BATCH,), config=self._config)
         self._signals.update({pool.name: endpoints})
         self.picker.update({pool.name: pool})
         if self.picker.problems:
             raise ValueError(self.picker.problems)
-        if self._profile is not None:
-            self.picker._states[pool.name].profile = self._profile  # noqa: SLF001 - it has no file
 
     def decide(self, request: Request, now: float) -> Chosen | None:
         asked = InferenceRequest(
@@ -144,39 +140,26 @@ class Picked:
             self._signals.scraped(server, figures, sent_at)
 
 
-def affinity_filter(
-    threshold: float = 0.8, penalty: float = 18.0, speed: float = 5000.0
-) -> Callable[[View], list[int]]:
-    """llm-d's prefix-cache-affinity-filter: the servers that have most of the prompt, unless others would be so much faster.
+class Rival(Picked):
+    """llm-d's router: what a file means there, with figures as they were scraped, and no queue in the gateway."""
 
-    `speed`: prompt tokens a second, in the picker's estimate of tokens; theirs is 15928 unless told.
-    """
+    def __init__(self, content: Mapping[str, object]) -> None:
+        super().__init__(content, Blind)
 
-    def keep(view: View) -> list[int]:
-        everybody = list(range(len(view.names)))
-        sticky = [i for i in everybody if view.blocks and view.matched[i] >= threshold * view.blocks]
-        if not sticky or len(sticky) == len(everybody):
-            return everybody
-        wait = [load.inflight_tokens / speed for load in view.loads]
-        least = min(wait[i] for i in everybody if i not in set(sticky))
-        return everybody if min(wait[i] for i in sticky) - least > penalty else sticky
+    def ready(self, servers: Sequence[str], now: float) -> None:
+        super().ready(servers, now)
+        for state in self.picker._states.values():  # noqa: SLF001 - its feature gate is off there, which no file of ours says
+            state.flow.configure(replace(state.flow.limits, enabled=False))
 
-    return keep
-
-
-WORD_RATIO = 1.25  # the picker counts that many tokens for each of the server
-_AFFINITY = (("prefix-cache-affinity-filter", affinity_filter(speed=5000 * WORD_RATIO)),)
-GUIDE_TOKENS = Profile(_AFFINITY, (("token-load-scorer", token_load_scorer(), 1.0),), max_score_picker(1))
-GUIDE_ACTIVE = Profile(_AFFINITY, (("active-request-scorer", active_request_scorer(), 1.0),), max_score_picker(1))
 
 POLICIES: Mapping[str, Callable[[int, Simulation], object]] = {
     "random": lambda seed, _: Balancer(seed),
     "round-robin": lambda seed, _: RoundRobin(seed),
     "least-request": lambda seed, _: LeastRequest(seed),
-    "llm-d default": lambda _seed, _: Picked(LLM_D_DEFAULT, signals=Blind),
-    "llm-d default, our signals": lambda _seed, _: Picked(LLM_D_DEFAULT),
-    "llm-d guide, tokens": lambda _seed, _: Picked(profile=GUIDE_TOKENS, signals=Blind),
-    "llm-d guide, active": lambda _seed, _: Picked(profile=GUIDE_ACTIVE, signals=Blind),
+    "llm-d default": lambda _seed, _: Rival(LLM_D_DEFAULT),
+    "llm-d default, here": lambda _seed, _: Picked(LLM_D_DEFAULT),
+    "llm-d guide, tokens": lambda _seed, _: Rival(GUIDE_TOKENS),
+    "llm-d guide, active": lambda _seed, _: Rival(GUIDE_ACTIVE),
     "ours": lambda _seed, _: Picked(),
     "oracle": Oracle,
     "oracle, waiting": PatientOracle,

@@ -103,6 +103,7 @@ def parsed(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--servers", type=int, default=SERVERS)
     parser.add_argument("--quick", action="store_true", help="one workload, two loads, and a short time")
+    parser.add_argument("--earlier", action="append", type=Path, default=[], help="output of another run, to draw too")
     parser.add_argument("--plot", type=Path, help="write a picture here, e.g. docs/quality.svg")
     found = parser.parse_args(given)
     found.workload = found.workload or (QUICK_WORKLOADS if found.quick else tuple(WORKLOADS))
@@ -114,7 +115,8 @@ def parsed(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(given: Sequence[str] | None = None) -> None:
     arguments = parsed(given)
-    found = list(rows(arguments))
+    earlier = [json.loads(path.read_text(encoding="utf-8").splitlines()[-1])["rows"] for path in arguments.earlier]
+    found = [*(one for part in earlier for one in part), *rows(arguments)]
     if arguments.plot:
         arguments.plot.write_text(draw(found), encoding="utf-8")
     print(json.dumps({"rows": found}))
