@@ -20,6 +20,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
 )
 from envoy_data_plane.envoy.config.core.v3 import (
     Address,
+    DnsResolverOptions,
     Http1ProtocolOptions,
     Http2ProtocolOptions,
     HttpProtocolOptions as CommonHttpProtocolOptions,
@@ -39,6 +40,7 @@ from envoy_data_plane.envoy.extensions.load_balancing_policies.override_host.v3 
     OverrideHostOverrideHostSource,
 )
 from envoy_data_plane.envoy.extensions.load_balancing_policies.round_robin.v3 import RoundRobin
+from envoy_data_plane.envoy.extensions.network.dns_resolver.cares.v3 import CaresDnsResolverConfig
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
     HttpProtocolOptionsExplicitHttpConfig,
@@ -118,7 +120,16 @@ def _by_name(found: Cluster, backend: Backend) -> None:
     """
     address = Address(socket_address=SocketAddress(address=backend.hostname, port_value=backend.port))
     hosts = [LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=address))])]
-    dns = DnsCluster(respect_dns_ttl=True, dns_lookup_family=DnsLookupFamily.ALL, all_addresses_in_single_endpoint=True)
+    # As written: with the search domains of a pod, "api.other.svc" would be a Service of a namespace that nobody asked.
+    cares = CaresDnsResolverConfig(dns_resolver_options=DnsResolverOptions(no_default_search_domain=True))
+    dns = DnsCluster(
+        respect_dns_ttl=True,
+        dns_lookup_family=DnsLookupFamily.ALL,
+        all_addresses_in_single_endpoint=True,
+        typed_dns_resolver_config=TypedExtensionConfig(
+            name="envoy.network.dns_resolver.cares", typed_config=pack(cares)
+        ),
+    )
     found.cluster_type = ClusterCustomClusterType(name="envoy.clusters.dns", typed_config=pack(dns))
     found.load_assignment = ClusterLoadAssignment(cluster_name=backend.cluster, endpoints=hosts)
     found.wait_for_warm_on_init = False
