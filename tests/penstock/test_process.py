@@ -19,4 +19,4 @@ def test_a_traceback_has_lines() -> None:
         int("no")
     except ValueError:
         said = logging.LogRecord("penstock", logging.ERROR, "", 1, "ours", (), sys.exc_info())
-    assert OneLine("%(message)s").format(said).splitlines()[-1] .startswith("ValueError: ")
+    assert OneLine("%(message)s").format(said).splitlines()[-1].startswith("ValueError: ")
