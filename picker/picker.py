@@ -284,6 +284,9 @@ class Picker:
 
     def _dispatch(self, state: State, now: float) -> None:
         """Give turns to those that wait, as long as there is room."""
+        loads = self._signals.loads(state.pool.name).values() if state.flow.limits.enabled else ()
+        if loads and not any(room.has_room(load, crowded=True, probe=True) for load in loads):
+            return  # by far the most frequent case, and this is by far the cheapest answer to it
 
         def serve(item: Item) -> Verdict:
             found = self._serve(item.ask, now)
@@ -309,14 +312,16 @@ class Picker:
             return "full"  # of a pool with a failover nobody waits: it is asked next
         try:
             view = self._view(wish, now)
-            places = [True] * len(view.names)
+            places, probes = [True] * len(view.names), False
             if bounds.enabled:
-                share = 1.0 if wish.objective.priority >= 0 else room.HELD_BACK
-                places = room.free(view, crowded=len(state.flow) > 0, share=share)
+                urgent, crowded = wish.objective.priority >= 0, len(state.flow) > 0
+                places = room.free(view, crowded=crowded, share=1.0 if urgent else room.HELD_BACK)
+                if probes := urgent and not any(places) and room.curious(ask.id):
+                    places = room.free(view, crowded=crowded, probe=True)
+                if not any(places):
+                    return "full" if ask.subset is None and urgent and not probes else "wait"
             candidates = room.allowed(view, places)
-            if not candidates:
-                return "full" if ask.subset is None and wish.objective.priority >= 0 else "wait"
-            if wish.ttft is not None and bounds.enabled:
+            if wish.ttft is not None and bounds.enabled and not probes:
                 seconds, idle = room.least(view, candidates)
                 if now - ask.now + seconds > wish.ttft and not idle:  # one that is idle can do no better later
                     return wish.denied(state.flow.refusal("slo_unreachable", now), now)

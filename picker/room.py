@@ -7,6 +7,8 @@ what we have there ourselves, which no scrape delays. Nothing is configured.
 from collections.abc import Sequence
 from math import inf
 
+from xxhash import xxh3_64_intdigest
+
 from picker import ttft
 from picker.load import Load
 from picker.scorers import STALE_ERRORS, View, waiting
@@ -16,9 +18,15 @@ MAX_CONCURRENCY = 100  # requests that a server is given at once which cannot be
 HELD_BACK = (
     0.8  # the share of the slots that requests of negative priority may take: those of others find a place at once
 )
+PROBES = 32  # one request in so many finds out
 
 
-def has_room(load: Load, *, crowded: bool = False, share: float = 1.0) -> bool:
+def curious(id_: str) -> bool:
+    """Whether this request is to find out if a server that seems full has one slot more: else a limit could never grow."""
+    return xxh3_64_intdigest(id_.encode()) % PROBES == 0
+
+
+def has_room(load: Load, *, crowded: bool = False, share: float = 1.0, probe: bool = False) -> bool:
     """Whether one more request would start at once, or at the latest when it gets there: a slot must not lie idle meanwhile.
 
     An endpoint that has nothing of ours always has: whatever was learned of it, it is tried again. `crowded`: others wait, so
@@ -32,13 +40,18 @@ def has_room(load: Load, *, crowded: bool = False, share: float = 1.0) -> bool:
             return True
         return load.inflight < MAX_CONCURRENCY if load.errors >= STALE_ERRORS else waiting(load) < 1.0
     coming = 1.0 + FEEDBACK / max(speed.seconds, 0.001)  # short requests end while the next is on its way
-    return load.inflight + speed.foreign + 1.0 <= speed.slots * coming * share
+    limit = speed.slots * coming * share
+    if probe and not load.waiting and load.running >= speed.slots - 0.5:  # all its slots work, and nobody waits there
+        limit = max(limit, speed.slots + 1.0)
+    return load.inflight + speed.foreign + 1.0 <= limit
 
 
-def free(view: View, *, crowded: bool = False, share: float = 1.0) -> list[bool]:
+def free(view: View, *, crowded: bool = False, share: float = 1.0, probe: bool = False) -> list[bool]:
     """For each candidate whether it has room. Most have no limit yet, or nothing to do: that is seen without a call."""
     return [
-        not load.inflight or (not crowded and load.speed.slots == inf) or has_room(load, crowded=crowded, share=share)
+        not load.inflight
+        or (not crowded and load.speed.slots == inf)
+        or has_room(load, crowded=crowded, share=share, probe=probe)
         for load in view.loads
     ]
 

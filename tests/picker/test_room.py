@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from picker.latency import Speed
 from picker.load import Load
 from picker.request import InferenceRequest
-from picker.room import HELD_BACK, MAX_CONCURRENCY, after_slot, allowed, free, has_room, least
+from picker.room import HELD_BACK, MAX_CONCURRENCY, after_slot, allowed, curious, free, has_room, least
 from picker.scorers import FREE_SLOTS, STALE_ERRORS, View
 from xds_server.model.graph import Endpoint
 
@@ -49,6 +49,15 @@ def test_negative_priority_leaves_some_slots_to_others() -> None:
     assert has_room(load(6))
     assert not has_room(load(6), share=HELD_BACK)
     assert has_room(load(5), share=HELD_BACK)
+
+
+def test_one_request_in_some_finds_out_whether_there_is_one_slot_more() -> None:
+    assert 10 < sum(curious(str(n)) for n in range(32 * 20)) < 40
+    eight = Speed(slots=8.0)
+    assert has_room(Load(inflight=8, running=8, speed=eight), probe=True)
+    assert not has_room(Load(inflight=9, running=8, speed=eight), probe=True)
+    assert not has_room(Load(inflight=8, running=8, waiting=1, speed=eight), probe=True)
+    assert not has_room(Load(inflight=8, running=5, speed=eight), probe=True)
 
 
 @given(st.integers(0, 10**6), st.floats(0, 100), st.floats(0, 10**6))
