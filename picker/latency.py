@@ -28,7 +28,7 @@ _REMEMBER_POOL = 0.995
 _FADE = 60.0  # seconds without a request in which half of what was learned is doubted: who was slow once gets another chance
 _FADE_RECENT = 10.0
 _RECENT = 5  # requests that tell of a change: their median, so that neither one nor two outliers do
-_SURE = 10  # requests in a row that seem to have waited in a queue, where the server does not tell
+_SURE = 10  # requests that are enough to believe what they tell
 _DEAD_BAND = 0.15  # (log) recent requests that differ less are noise
 _LEAST = 1e-4  # seconds: shorter ones are not told apart
 _MODELS = 1024  # names of adapters that are remembered
@@ -189,11 +189,15 @@ class Latency:
         self._endpoints: dict[str, _Known] = {}
         self._pools: dict[str, _Known] = {}
         self._pool_of: dict[str, str] = {}
+        self._ranks: dict[str, list[str]] = {}  # of one address: data-parallel ranks of one pod
         self._adapters: OrderedDict[str, None] = OrderedDict()
 
     def update(self, pools: Mapping[str, Collection[str]]) -> None:
         """The endpoints of each pool; what was learned of others is forgotten. An endpoint of two pools counts in the first."""
         self._pool_of = {key: pool for pool in reversed(list(pools)) for key in pools[pool]}
+        self._ranks = {}
+        for key in self._pool_of:
+            self._ranks.setdefault(key.rpartition(":")[0], []).append(key)
         for gone in self._endpoints.keys() - self._pool_of.keys():
             del self._endpoints[gone]
         self._pools = {pool: self._pools.get(pool) or _new(_GUESS) for pool in pools}
@@ -205,9 +209,8 @@ class Latency:
             return GUESS
         known = self._endpoints.get(endpoint)
         if known is None:
-            return Speed(
-                pool.fit.weights[:4], seconds=pool.seconds.value, cold=pool.cold.value, ahead=pool.fit.weights[4]
-            )
+            weights = self._prior(endpoint, pool)
+            return Speed(weights[:4], seconds=pool.seconds.value, cold=pool.cold.value, ahead=weights[4])
         if known.speed is None or known.speed.cold != pool.cold.value:
             known.speed = Speed(
                 known.fit.weights[:4],
@@ -232,7 +235,7 @@ class Latency:
         before = self.speed(endpoint)
         waited = before.wait(sample.inflight)
         if sample.ttft is not None:
-            waited = _learn_ttft(known, pool, before, sample)
+            waited = _learn_ttft(known, pool, before, sample, self._prior(endpoint, pool))
         if sample.seconds is not None:
             in_slot = max(sample.seconds - waited, _LEAST)
             known.seconds.add(in_slot)
@@ -250,7 +253,7 @@ class Latency:
         since = now - max(known.at, known.faded)
         if known.fit.seen and since > _FADE / 10:
             known.fit.fade(0.5 ** (min(since, _FADE * 10) / _FADE))
-            known.fit.solve(pool.fit.weights)
+            known.fit.solve(self._prior(endpoint, pool))
             known.faded = now
 
     def cached(self, endpoint: str, share: float) -> None:
@@ -276,10 +279,19 @@ class Latency:
             return None
         known = self._endpoints.get(endpoint)
         if known is None:
-            known = self._endpoints[endpoint] = _new(pool.fit.weights)
+            known = self._endpoints[endpoint] = _new(self._prior(endpoint, pool))
             known.seconds.value = pool.seconds.value
         known.speed = None
         return known, pool
+
+    def _prior(self, endpoint: str, pool: _Known) -> _All:
+        """What to believe of it before it is tried: as its best known sibling, on the same accelerators, else as the pool."""
+        ranks = self._ranks[endpoint.rpartition(":")[0]]
+        if len(ranks) > 1:
+            found = [one for key in ranks if key != endpoint and (one := self._endpoints.get(key)) is not None]
+            best = max(found, key=lambda one: one.fit.seen, default=pool)
+            return best.fit.weights if best.fit.seen >= _SURE else pool.fit.weights
+        return pool.fit.weights
 
 
 def _new(weights: _All) -> _Known:
@@ -318,7 +330,7 @@ def _guess_slots(known: _Known, sample: Sample, ttft: float) -> None:
         known.slots = found if known.slots == inf else known.slots + 0.1 * (found - known.slots)
 
 
-def _learn_ttft(known: _Known, pool: _Known, before: Speed, sample: Sample) -> float:
+def _learn_ttft(known: _Known, pool: _Known, before: Speed, sample: Sample, prior: _All) -> float:
     """Returns how long the request waited for a slot."""
     assert sample.ttft is not None  # noqa: S101 -- no caller without it
     ttft = max(sample.ttft, _LEAST)
@@ -334,6 +346,6 @@ def _learn_ttft(known: _Known, pool: _Known, before: Speed, sample: Sample) -> f
         return max(ttft - expected, 0.0)
     x = _features(sample.uncached_tokens, sample.inflight, sample.ahead)
     pool.fit.add(x, ttft, _GUESS, _REMEMBER_POOL)
-    known.fit.add(x, ttft, pool.fit.weights, _REMEMBER)
+    known.fit.add(x, ttft, prior, _REMEMBER)
     known.recent.append((x, ttft))
     return 0.0

@@ -78,6 +78,14 @@ def test_a_new_endpoint_starts_as_its_peers_are() -> None:
     assert world.latency.speed("unheard of") is GUESS
 
 
+def test_a_new_rank_starts_as_its_siblings_are() -> None:
+    world = World()
+    world.run(100)
+    world.latency.update({"pool": [*SERVERS, "b:2", "d:2"]})
+    assert world.latency.speed("b:2").prefill(500, 3, world.now) == pytest.approx(true("b:1", 500, 3), rel=0.2)
+    assert world.latency.speed("d:2").prefill(500, 3, world.now) > 2 * true("b:1", 500, 3)
+
+
 def test_a_server_that_was_slow_long_ago_gets_another_chance() -> None:
     world = World()
     world.run(100)
