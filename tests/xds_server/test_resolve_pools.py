@@ -135,6 +135,12 @@ class TestConfig:
     def test_not_one_of_a_strange_namespace(self) -> None:
         assert graph(pool(), self.document("default", "strange")).pools["d/p"].config is None
 
+    def test_not_the_default_namespace_of_a_cluster_which_is_somebody_s(self) -> None:
+        document, own = self.document("default", "default"), self.document("default")
+        assert graph(pool(), document).pools["d/p"].config
+        assert graph(pool(), document, per_gateway=True).pools["d/p"].config is None
+        assert graph(pool(), own, per_gateway=True).pools["d/p"].config
+
     def test_a_config_map(self) -> None:
         assert graph(self.NAMED, self.config_map("plugins: []")).pools["d/p"].config == {"plugins": []}
 
@@ -152,3 +158,13 @@ class TestConfig:
         assert found.pools["d/p"].config is None
         (problem,) = found.problems
         assert problem.field == "metadata.annotations[penstock.dev/endpoint-picker-config]"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "[::ffff:127.0.0.1]", "[fe80::1]", "0.0.0.0"])
+def test_in_a_cluster_no_pool_leads_to_the_gateway_s_own_host(address: str) -> None:
+    asking = pool(annotations={"penstock.dev/endpoints": f"{address}:80, 10.0.0.1:80"})
+    assert len(graph(asking).pools["d/p"].endpoints) == 2
+    found = graph(asking, per_gateway=True)
+    assert [each.address for each in found.pools["d/p"].endpoints] == ["10.0.0.1"]
+    (problem,) = (each for each in found.problems if "own host" in each.message)
+    assert problem.field == "metadata.annotations[penstock.dev/endpoints]"

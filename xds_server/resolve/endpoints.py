@@ -4,6 +4,7 @@ Sources: discovery.k8s.io/v1 EndpointSlice conditions; InferencePool 1.6 `target
 the port's index is the data-parallel rank). Cases: tests/xds_server/test_resolve_endpoints.py.
 """
 
+import ipaddress
 from collections.abc import Iterable, Iterator
 
 from xds_server.model.graph import Endpoint
@@ -42,7 +43,8 @@ def pool_endpoints(pool: InferencePool, context: Context) -> tuple[Endpoint, ...
     """
     found = [
         Endpoint(address, port, rank=pool.target_ports.index(port) if port in pool.target_ports else 0)
-        for address, port in annotations.pool_endpoints(pool.meta)
+        for address, port in listed(pool)
+        if not (context.setting.per_gateway and own_host(address))
     ]
     pods = context.pods(pool.meta.namespace, pool.selector)
     for pod in filter(_serves, pods):
@@ -55,6 +57,18 @@ def pool_endpoints(pool: InferencePool, context: Context) -> tuple[Endpoint, ...
             for rank, port in _slice_ports(each, pool.target_ports):
                 found.extend(_from_slice(each, port, rank))
     return unique(found)
+
+
+def listed(pool: InferencePool) -> tuple[tuple[str, int], ...]:
+    """(address, port) of each endpoint that the annotation adds."""
+    return annotations.pool_endpoints(pool.meta)
+
+
+def own_host(address: str) -> bool:
+    """Whether an address leads to whoever asks, or to its node: in a cluster no user may send us there (EndpointSlice's rule)."""
+    found = ipaddress.ip_address(address)
+    found = getattr(found, "ipv4_mapped", None) or found
+    return found.is_loopback or found.is_link_local or found.is_unspecified or found.is_multicast
 
 
 def selected_endpoints(found: XBackend, context: Context) -> tuple[Endpoint, ...]:

@@ -18,10 +18,10 @@ from xds_server.model.objects import (
     ObjectRef,
     Problem,
 )
-from xds_server.parse.annotations import FAILOVER, PICKER_CONFIG, pool_waiting
+from xds_server.parse.annotations import ENDPOINTS, FAILOVER, PICKER_CONFIG, pool_waiting
 from xds_server.resolve import conditions as c
 from xds_server.resolve.context import Context
-from xds_server.resolve.endpoints import pool_endpoints
+from xds_server.resolve.endpoints import listed, own_host, pool_endpoints
 from xds_server.resolve.pickers import lost_failover, pool_backend
 from xds_server.sources.yaml import BrokenText, load_yaml
 
@@ -61,6 +61,7 @@ def resolve_pools(context: Context) -> ResolvedPools:
         document, found = picker_config(pool, context)
         problems += found
         problems += _lost_failover(pool, context)
+        problems += _forbidden_endpoints(pool, context)
         pools[f"{ref.namespace}/{ref.name}"] = Pool(
             ref,
             pool_backend(pool, context),
@@ -80,6 +81,13 @@ def _lost_failover(pool: InferencePool, context: Context) -> Iterable[Problem]:
         yield Problem(meta.ref, where, c.TARGET_NOT_FOUND, message, meta.source)
 
 
+def _forbidden_endpoints(pool: InferencePool, context: Context) -> Iterable[Problem]:
+    where, meta = f"metadata.annotations[{ENDPOINTS}]", pool.meta
+    if refused := sorted({address for address, _ in listed(pool) if context.setting.per_gateway and own_host(address)}):
+        message = f"{', '.join(refused)} would be the gateway's own host, and is not used; write addresses of servers"
+        yield Problem(meta.ref, where, c.UNSUPPORTED_ADDRESS, message, meta.source)
+
+
 def picker_config(pool: InferencePool, context: Context) -> tuple[EndpointPickerConfig | None, list[Problem]]:
     """What configures the picker for this pool; None for the built-in default.
 
@@ -87,7 +95,8 @@ def picker_config(pool: InferencePool, context: Context) -> tuple[EndpointPicker
     EndpointPickerConfig called "default", if there is one. A name that leads nowhere is a problem, not an outage.
     """
     name = pool.meta.annotations.get(PICKER_CONFIG, "")
-    document = _document(name or DEFAULT_CONFIG, pool.meta.namespace, context.state.all(EndpointPickerConfig))
+    order = (pool.meta.namespace, "") if context.setting.per_gateway else (pool.meta.namespace, "", "default")
+    document = _document(name or DEFAULT_CONFIG, order, context.state.all(EndpointPickerConfig))
     if document is not None:
         return document, []
     if not name:
@@ -105,9 +114,8 @@ def picker_config(pool: InferencePool, context: Context) -> tuple[EndpointPicker
     return None, [Problem(pool.meta.ref, where, "InvalidObject", message, pool.meta.source)]
 
 
-def _document(name: str, namespace: str, held: Iterable[EndpointPickerConfig]) -> EndpointPickerConfig | None:
-    """The one in the pool's namespace, else one that says no namespace or the default one."""
-    order = (namespace, "", "default")
+def _document(name: str, order: tuple[str, ...], held: Iterable[EndpointPickerConfig]) -> EndpointPickerConfig | None:
+    """The one in the pool's namespace, else, of manifests in files, one that says no namespace or the default one."""
     named = [each for each in held if each.meta.ref.name == name and each.meta.namespace in order]
     return min(named, key=lambda each: order.index(each.meta.namespace), default=None)
 
