@@ -28,8 +28,16 @@ from xds_server.kubernetes.provision import Provisioner
 from xds_server.kubernetes.source import Source
 from xds_server.kubernetes.writer import Writer
 from xds_server.latest import Latest
-from xds_server.model.graph import Fleet, Graph
-from xds_server.model.objects import GATEWAY_GROUP, ClusterState, ConfigMap, Gateway, InvalidObject
+from xds_server.model.graph import CONTROLLER, Fleet, Graph
+from xds_server.model.objects import (
+    GATEWAY_GROUP,
+    ClusterState,
+    ConfigMap,
+    Gateway,
+    GatewayClass,
+    InvalidObject,
+    ObjectRef,
+)
 from xds_server.overlay import Overlays, read_overlays
 from xds_server.parse import parse
 from xds_server.refusals import refusals, with_refusals
@@ -110,7 +118,7 @@ async def joined(
         work: list[Callable[[], Coroutine[Any, Any, Any]]] = [source.run, lease.run, writer.run]
         if settings.provision:
             makes = _Maker(states, graphs, source, infrastructure)
-            work.append(Provisioner(api, graphs, leading, makes, observe).run)
+            work.append(Provisioner(api, graphs, leading, makes, observe, keeps=makes.keeps).run)
         found = Joined(
             credentials=certificate.credentials,
             identify=_admission(api, graphs),
@@ -214,6 +222,19 @@ class _Maker:
             log.warning("%s", error.problem)
         known, made = self._last.get(name, ("", []))
         return made if known == uid or not uid else []
+
+    def keeps(self, name: str) -> bool:
+        """Whether a Gateway that has no fleet is still there, and nobody else's: its class is missing, or is not accepted.
+
+        Its Envoys serve what they have until somebody mends the class; deleted with their Services they would lose their addresses.
+        """
+        state = self._states.value
+        namespace, _, gateway_name = name.partition("/")
+        gateway = state.get(Gateway, ObjectRef(GATEWAY_GROUP, "Gateway", namespace, gateway_name)) if state else None
+        if state is None or gateway is None:
+            return state is None
+        found = state.get(GatewayClass, ObjectRef(GATEWAY_GROUP, "GatewayClass", "", gateway.gateway_class))
+        return found is None or found.controller == CONTROLLER
 
 
 async def _follow(graphs: Latest[Graph], changed: asyncio.Event) -> None:

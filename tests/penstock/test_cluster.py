@@ -152,3 +152,17 @@ async def test_a_gateway_whose_parameters_cannot_be_read_keeps_what_it_has() -> 
     assert made(bare, "1") == first  # nobody asked for a Service without the annotation
     assert made(whole, "") == first  # and nothing is made that nobody owns
     assert made(bare, "2") == []  # another Gateway of that name
+
+
+def test_a_class_that_goes_takes_no_envoys_along() -> None:
+    states: Latest[ClusterState] = Latest()
+    make = _Maker(states, Latest(), None, Infrastructure(xds="x:1", server_name="x", authority=""))  # type: ignore[arg-type]
+    theirs = thing("GatewayClass", "penstock", {"controllerName": "example.com/other"})
+    for objects, kept in (
+        ((our_class(), gateway()), True),
+        ((gateway(),), True),
+        ((theirs, gateway()), False),
+        ((), False),
+    ):
+        states.set(ClusterState.of(objects))
+        assert make.keeps("d/gw") is kept

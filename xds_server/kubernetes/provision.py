@@ -44,11 +44,12 @@ class Provisioner:
         manifests: Manifests,
         observe: Callable[[object], None],
         *,
+        keeps: Callable[[str], bool] = lambda _: False,  # whether a fleet that nobody describes now is to stay
         again: float = 60.0,  # seconds until everything is applied again
         backoff: Backoff = _BACKOFF,
     ) -> None:
         self._api, self._graphs, self._leading, self._manifests = api, graphs, leading, manifests
-        self._observe, self._again, self._backoff = observe, again, backoff
+        self._observe, self._keeps, self._again, self._backoff = observe, keeps, again, backoff
         self._applied: dict[str, Mapping[str, str]] = {}  # fleet -> path of an object -> hash of what was applied
         self._failures: dict[str, int] = {}
         self._due: dict[str, float] = {}  # fleet -> not before: after a failure
@@ -88,7 +89,11 @@ class Provisioner:
     async def _pass(self, graph: Graph, now: float) -> None:
         fleets = {name: fleet for name, fleet in graph.fleets.items() if fleet.gateway is not None}
         for name in [name for name in self._applied if name not in fleets]:
-            if self._due.get(name, 0.0) <= now:
+            if self._due.get(name, 0.0) > now:
+                continue
+            if self._keeps(name):
+                self._due.pop(name, None)
+            else:
                 await self._guarded(name, self._abandon(name), now)
         for name, fleet in fleets.items():
             if self._due.get(name, 0.0) <= now:

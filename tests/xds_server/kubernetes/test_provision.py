@@ -106,6 +106,20 @@ async def test_what_could_not_be_removed_is_tried_again() -> None:
     assert len(here.facts.of(ProvisionFailed)) == 3
 
 
+async def test_what_is_to_stay_stays_and_is_removed_later() -> None:
+    here = World("a", "b")
+    kept = {"d/a"}
+    here.provisioner._keeps = kept.__contains__
+    async with running(here.provisioner.run()):
+        await here.facts.until(lambda: len(here.facts.of(Provisioned)) == 2)
+        here.graphs.set(world())
+        await soon(lambda: B not in here.api.objects)
+        assert A in here.api.objects
+        kept.clear()
+        here.graphs.set(world("c"))
+        await soon(lambda: A not in here.api.objects)
+
+
 async def test_who_leads_no_more_is_not_kept_awake_by_what_failed() -> None:
     here = World("a")
     here.api.failing[A] = 1_000_000
