@@ -19,7 +19,7 @@ from picker.load import Load
 _CERTAINTY: dict[Reason, int] = {
     "upstream_connect": 2,
     "upstream_reset": 2,
-    "stream_aborted": 2,
+    "stream_aborted": 1,  # a time limit of the route cuts long answers, too
     "upstream_5xx": 1,
     "upstream_timeout": 1,
 }
