@@ -11,7 +11,7 @@ from typing import Literal
 from picker.queues import SHARE
 from xds_server.model.graph import Pool
 
-MAX_TTL = 3500.0  # seconds: Envoy waits no longer than an hour for the picker (max_message_timeout)
+MAX_TTL = 280.0  # seconds: Envoy ends a stream in which nothing has moved for five minutes
 TTL_HEADER = "x-llm-d-inference-ttl"
 OBJECTIVE_HEADERS = ("x-llm-d-slo-ttft-ms", "x-slo-ttft-ms")  # the first that is present; the second is the older name
 
