@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from xds_server.model.objects import ConfigMap, InvalidObject, ObjectRef, Problem
-from xds_server.sources.yaml import BrokenText, load_yaml
+from xds_server.sources.yaml import BrokenText, load_settings
 
 KINDS = {
     "deployment": "Deployment",
@@ -57,7 +57,7 @@ def read_overlays(config: ConfigMap) -> Overlays:
             remedy = f"did you mean {near[0]}?" if near else f"write one of {', '.join(KINDS)}"
             raise _wrong(config, key, f"is no kind that can be changed; {remedy}")
         try:
-            found = load_yaml(text)
+            found = load_settings(text)
         except BrokenText as error:
             raise _wrong(config, key, f"line {error.line} is not YAML: {error.message}") from None
         if found is None:

@@ -11,6 +11,7 @@ from tests.xds_server.test_infrastructure import SETTINGS, gateway
 from xds_server.infrastructure import manifests
 from xds_server.model.objects import ConfigMap, InvalidObject, Meta, ObjectRef
 from xds_server.overlay import KINDS, Overlays, read_overlays
+from xds_server.sources import yaml
 
 REF = ObjectRef("", "ConfigMap", "prod", "web-parameters")
 
@@ -92,6 +93,7 @@ def test_an_autoscaler_comes_only_where_it_is_asked_for_and_then_owns_the_replic
         ("ingress", "{}", "write one of deployment"),
         ("deployment", "a: [", "line 1 is not YAML"),
         ("deployment", "[1]", "must be a mapping"),
+        ("deployment", "metadata: {annotations: {a: " + "b" * 70_000 + "}}", "shorten it"),
         ("deployment", "metadata: {name: x}", "must not set metadata.name"),
         ("deployment", "spec: null", "must not set spec.selector"),
         ("deployment", "spec: {template: {spec: {serviceAccountName: admin}}}", "serviceAccountName: Penstock does"),
@@ -135,3 +137,16 @@ def test_no_overlay_is_a_crash(parts: dict[str, Any]) -> None:
 def test_no_overlay_changes_nothing() -> None:
     assert Overlays().merged({"kind": "Service", "a": 1}) == {"kind": "Service", "a": 1}
     assert read_overlays(config(service="# later")).parts == {}
+
+
+def test_it_is_read_once_however_often_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def load(text: str) -> dict[str, Any]:
+        asked.append(text)
+        return {"metadata": {}}
+
+    monkeypatch.setattr(yaml, "load_yaml", load)
+    for _ in range(3):
+        read_overlays(config(service="# once"))
+    assert asked == ["# once"]

@@ -23,7 +23,7 @@ from xds_server.resolve import conditions as c
 from xds_server.resolve.context import Context
 from xds_server.resolve.endpoints import listed, own_host, pool_endpoints
 from xds_server.resolve.pickers import lost_failover, pool_backend
-from xds_server.sources.yaml import BrokenText, load_yaml
+from xds_server.sources.yaml import BrokenText, load_settings
 
 DEFAULT_CONFIG = "default"
 
@@ -126,7 +126,7 @@ def _yaml_of(found: ConfigMap) -> EndpointPickerConfig | str:
     if not key:
         return f"{found.meta.ref} has no data key that ends in .yaml; add one"
     try:
-        content = load_yaml(found.data[key])
+        content = load_settings(found.data[key])
     except BrokenText as error:
         return f"{found.meta.ref}: line {error.line} of {key} is not YAML: {error.message}"
     if not isinstance(content, dict):

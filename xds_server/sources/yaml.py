@@ -20,6 +20,7 @@ from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 MARKER = re.compile(r"^(?:---|\.\.\.)(?=\s|$)", re.MULTILINE)
 MAX_DEPTH = 64  # etcd would refuse long before
+MAX_SETTINGS = 64 * 1024  # characters of settings in a ConfigMap: a quarter of a second
 MAX_NODES = 1_000_000  # after aliases are written out: a few lines of them can stand for billions
 
 
@@ -74,6 +75,24 @@ def load_yaml(text: str) -> Any:
         # the last few: values of explicit tags (!!int x) that the library does not expect
         raise BrokenText(1, str(error).partition("\n")[0] or type(error).__name__) from error
     return plain(value)
+
+
+def load_settings(text: str) -> Any:
+    """The same for the content of a ConfigMap, which is asked for at every change of anything: remembered, so leave it as it is."""
+    if len(text) > MAX_SETTINGS:
+        raise BrokenText(1, f"longer than {MAX_SETTINGS} characters; shorten it")
+    found = _remembered(text)
+    if isinstance(found, BrokenText):
+        raise BrokenText(found.line, found.message)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _remembered(text: str) -> Any:
+    try:
+        return load_yaml(text)
+    except BrokenText as broken:
+        return broken
 
 
 def load_json(text: str) -> Any:
