@@ -124,8 +124,10 @@ class Provisioner:
                     await self._check(path, manifest)
                 await self._api.apply(path, manifest, MANAGER)
                 done[path] = digest
-        # A Gateway whose last listener goes keeps its Service, and so its address, for the listener that comes.
-        gone = [path for path in before if path not in wanted and "/services/" not in path]
+        # A Gateway whose last listener goes keeps its Service, and so its address, for the listener that comes; one of another
+        # class has another.
+        renamed = any(map(_is_service, wanted))
+        gone = [path for path in before if path not in wanted and (renamed or not _is_service(path))]
         await self._remove(gone)
         for path in gone:
             done.pop(path, None)
@@ -162,6 +164,10 @@ class Provisioner:
 
 def _owner(manifest: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(each["uid"] for each in manifest["metadata"].get("ownerReferences") or ())
+
+
+def _is_service(path: str) -> bool:
+    return "/services/" in path
 
 
 def path_of(manifest: Mapping[str, Any]) -> str:

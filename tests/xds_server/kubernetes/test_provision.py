@@ -174,6 +174,17 @@ async def test_a_service_outlives_its_last_port() -> None:
     assert service in here.api.objects
 
 
+async def test_a_gateway_of_another_class_leaves_no_service_behind() -> None:
+    here = World("a")
+    old, new = (f"/api/v1/namespaces/d/services/a-{name}" for name in ("old", "new"))
+    here.provisioner._manifests = lambda *_: [{"kind": "Service", "metadata": {"namespace": "d", "name": "a-new"}}]
+    here.provisioner._applied["d/a"] = {old: "hash"}
+    here.api.objects[old] = {"metadata": {}}
+    async with running(here.provisioner.run()):
+        await soon(lambda: old not in here.api.objects)
+    assert new in here.api.objects
+
+
 def test_paths() -> None:
     deployment = {"kind": "Deployment", "metadata": {"namespace": "n", "name": "x"}}
     assert path_of(deployment) == "/apis/apps/v1/namespaces/n/deployments/x"
