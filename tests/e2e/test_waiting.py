@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.manifests import GATEWAY, documents, pool, route, rule, to_pool
 from tests.e2e.waiting import until
-from tests.e2e.world import World, serving, sim, world
+from tests.e2e.world import QUICK, World, serving, sim, world
 
 pytestmark = pytest.mark.envoy
 TIMEOUT = 0.2  # seconds that Envoy waits for the picker, unless it is asked for more
@@ -55,3 +56,21 @@ async def test_a_client_that_leaves_waits_no_longer(tmp_path: Path) -> None:
         asked.cancel()
         await until(lambda: waiting(gateway) == 0, "it to be gone")
         assert (await gateway.outcome()).reason == "client_cancelled"
+
+
+async def test_requests_wait_here_and_not_in_a_server_that_is_full(tmp_path: Path) -> None:
+    """Nobody told us that it has two slots: the first requests have to queue there, the later ones need not."""
+    slow = replace(QUICK, decode_ms=10)
+    async with serving(sim("a", latency=slow, max_num_seqs=2)) as (server,):
+        text = documents(GATEWAY, pool("base", [server]), ROUTE)
+        async with world(tmp_path, {"all.yaml": text}, picker_timeout=TIMEOUT) as gateway:
+            asked = [
+                asyncio.ensure_future(gateway.post("/v1/completions", BODY | {"max_tokens": 40})) for _ in range(6)
+            ]
+            speed = gateway.gateway.signals.latency.speed
+            await until(lambda: speed(server.address).slots == 2.0, "its slots to be known")
+            asked += [asyncio.ensure_future(gateway.post("/v1/completions", BODY)) for _ in range(4)]
+            await until(lambda: waiting(gateway), "some to wait in the gateway")
+            assert {(await one).status for one in asked} == {200}
+            await gateway.settled()
+            assert "penstock_gateway_queue_duration_seconds_bucket" in await gateway.metrics()
