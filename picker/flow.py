@@ -11,17 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from math import ceil, exp, inf
 from typing import Literal
 
+from picker import room
 from picker.facts import Reason, Refused
 from picker.limits import DEFAULT, MAX_TTL, Limits
 from picker.load import Load
 from picker.profile import Thresholds
 from picker.queues import Item, Queues
-from picker.scorers import known, waiting
+from picker.scorers import View, known, waiting
 
 MAX_CONCURRENCY = 100  # requests in flight that saturate an endpoint of which nothing else is known
 MAX_RETRY_AFTER = 30  # seconds
 PATIENCE = 5.0  # seconds: where a request without an objective stands among those that have one
 ANSWER_TOKENS = 256  # what an answer costs a tenant's share: how long it will be nobody knows
+
+ALONE = 30.0  # seconds without any other request: then those of negative priority have the pool for themselves
 
 Verdict = Literal["sent", "refused", "wait", "full"]  # full: nobody else has a place either
 
@@ -104,6 +107,7 @@ class FlowControl:
         self.queues = Queues(limits.weights, limits.share)
         self.drain = Drain()
         self._deadlines: list[tuple[float, int, Item]] = []  # sorted
+        self._others = -inf  # when there was a request whose priority is not negative
 
     def configure(self, limits: Limits) -> None:
         """From now on: those that wait already are not asked again."""
@@ -112,6 +116,14 @@ class FlowControl:
 
     def __len__(self) -> int:
         return len(self.queues)
+
+    def places(self, view: View, priority: int, now: float) -> list[bool]:
+        """For each candidate whether it has room for a request of this priority: a negative one leaves some to the others."""
+        if priority >= 0:
+            self._others = now
+        elif now - self._others < ALONE:
+            return room.spared(view, crowded=len(self) > 0)
+        return room.free(view, crowded=len(self) > 0)
 
     def item(
         self, id_: str, priority: int, flow: str, *, tokens: int, size: int, now: float, ttl: float,

@@ -306,8 +306,7 @@ class Picker:
     def _serve(self, wish: Wish, now: float) -> Answer | Literal["wait", "full"]:
         """The decision with what is known now, or why there is none yet."""
         ask, state = wish.ask, wish.state
-        pool = state.pool
-        bounds = state.flow.limits
+        pool, bounds = state.pool, state.flow.limits
         if not pool.endpoints and ask.subset is None and bounds.enabled and not pool.backend.failover:
             return "full"  # of a pool with a failover nobody waits: it is asked next
         try:
@@ -315,16 +314,19 @@ class Picker:
             places, probes = [True] * len(view.names), False
             if bounds.enabled:
                 urgent, crowded = wish.objective.priority >= 0, len(state.flow) > 0
-                places = room.free(view, crowded=crowded, share=1.0 if urgent else room.HELD_BACK)
+                places = state.flow.places(view, wish.objective.priority, now)
                 if probes := urgent and not any(places) and room.curious(ask.id):
                     places = room.free(view, crowded=crowded, probe=True)
                 if not any(places):
                     return "full" if ask.subset is None and urgent and not probes else "wait"
-            candidates = room.allowed(view, places)
             if wish.ttft is not None and bounds.enabled and not probes:
-                seconds, idle = room.least(view, candidates)
-                if now - ask.now + seconds > wish.ttft and not idle:  # one that is idle can do no better later
-                    return wish.denied(state.flow.refusal("slo_unreachable", now), now)
+                candidates = room.in_time(view, places, wish.ttft - (now - ask.now))
+            else:
+                candidates = room.allowed(view, places, queues=wish.objective.priority >= 0)
+            if candidates is None:
+                return wish.denied(state.flow.refusal("slo_unreachable", now), now)
+            if not candidates:
+                return "wait"
             pick = _pick_where(view, candidates, state.profile, ask.id)
         except NoEndpoint as error:
             return wish.denied(Refused(503, "no_endpoints", str(error)), now)

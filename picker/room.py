@@ -15,9 +15,11 @@ from picker.scorers import STALE_ERRORS, View, waiting
 
 FEEDBACK = 0.03  # seconds from the end of a request until the next one arrives: Envoy batches its log for 20 ms
 MAX_CONCURRENCY = 100  # requests that a server is given at once which cannot be scraped, while others wait
-HELD_BACK = (
-    0.8  # the share of the slots that requests of negative priority may take: those of others find a place at once
-)
+# What requests of negative priority may take of the slots while there are others: a full server is slow for everybody, and a
+# prompt that comes to a server evicts those of others there. What that costs and brings: docs/quality.md, flood.
+HELD_BACK = 0.6  # where their prompt is cached
+HELD_BACK_COLD = 0.25  # elsewhere; not 0, or all that share a prompt would wait for one server
+_WARM = 0.8  # of the longest match counts as cached
 PROBES = 32  # one request in so many finds out
 
 
@@ -56,24 +58,40 @@ def free(view: View, *, crowded: bool = False, share: float = 1.0, probe: bool =
     ]
 
 
-def allowed(view: View, places: Sequence[bool]) -> list[int]:
+def spared(view: View, *, crowded: bool = False) -> list[bool]:
+    """For each candidate whether it has room for a request of negative priority beside those of others."""
+    warm = _WARM * max(view.matched, default=0)
+    return [
+        has_room(load, crowded=crowded, share=HELD_BACK if matched >= warm else HELD_BACK_COLD)
+        for load, matched in zip(view.loads, view.matched, strict=True)
+    ]
+
+
+def allowed(view: View, places: Sequence[bool], *, queues: bool = True) -> list[int]:
     """The candidates with room, and those without where the first token is still expected sooner than on any of them.
 
-    Nothing while none has room: then waiting in the gateway keeps the choice open.
+    Nothing while none has room: then waiting in the gateway keeps the choice open. Not `queues`: only those with room.
     """
     best = [i for i, has in enumerate(places) if has]
-    if not best or len(best) == len(places):
+    if not queues or not best or len(best) == len(places):
         return best
     predicted = ttft.predict(view)
     least = min(predicted[i] for i in best)
     return [i for i, has in enumerate(places) if has or predicted[i] < least]
 
 
-def least(view: View, candidates: Sequence[int]) -> tuple[float, bool]:
-    """Seconds to the first token that the best of them promises, and whether it has nothing to do but this."""
+def in_time(view: View, places: Sequence[bool], left: float) -> list[int] | None:
+    """The candidates with room that promise the first token within `left` seconds. Nothing: wait. None: there is no hope.
+
+    How long it waits in a server's own queue nobody can tell well enough for an objective (half of what was predicted, or twice
+    as long): so it waits here while one without room may still do it. One that is idle can do no better later.
+    """
     predicted = ttft.predict(view)
-    best = min(candidates, key=predicted.__getitem__)
-    return predicted[best], not view.loads[best].inflight
+    found = [i for i, has in enumerate(places) if has]
+    fit = [i for i in found if predicted[i] <= left]
+    if fit or any(predicted[i] <= left for i, has in enumerate(places) if not has):
+        return fit
+    return [i for i in found if not view.loads[i].inflight] or None
 
 
 def after_slot(view: View) -> float:

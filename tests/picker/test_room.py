@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from picker.latency import Speed
 from picker.load import Load
 from picker.request import InferenceRequest
-from picker.room import HELD_BACK, MAX_CONCURRENCY, after_slot, allowed, curious, free, has_room, least
+from picker.room import HELD_BACK, MAX_CONCURRENCY, after_slot, allowed, curious, free, has_room, in_time, spared
 from picker.scorers import FREE_SLOTS, STALE_ERRORS, View
 from xds_server.model.graph import Endpoint
 
@@ -47,8 +47,8 @@ def test_a_server_that_has_just_come_is_not_given_all_that_wait() -> None:
 
 def test_negative_priority_leaves_some_slots_to_others() -> None:
     assert has_room(load(6))
-    assert not has_room(load(6), share=HELD_BACK)
-    assert has_room(load(5), share=HELD_BACK)
+    assert not has_room(load(4), share=HELD_BACK)
+    assert has_room(load(3), share=HELD_BACK)
 
 
 def test_one_request_in_some_finds_out_whether_there_is_one_slot_more() -> None:
@@ -83,8 +83,29 @@ def test_a_queue_that_is_sooner_than_a_slow_server_is_allowed() -> None:
     assert allowed(view(slow, quick), [False, True]) == [1]
 
 
-def test_least_and_after_slot() -> None:
+def test_after_slot_is_what_comes_after_the_wait() -> None:
     busy, idle = load(8, seconds=8.0, weights=(0.5, 0.0, 0.0, 0.0)), load(0, weights=(2.0, 0.0, 0.0, 0.0))
-    assert least(view(busy, idle), [0, 1]) == (1.5, False)  # one second until there is a slot
-    assert least(view(busy, idle), [1]) == (2.0, True)
     assert after_slot(view(busy, idle)) == 0.5
+
+
+def test_an_objective_is_met_where_there_is_room_or_waited_for_or_given_up() -> None:
+    full, cold = load(8, seconds=8.0, weights=(0.5, 0.0, 0.0, 0.0)), load(1, weights=(2.0, 0.0, 0.0, 0.0))
+    found = view(full, cold)  # 1.5 s with its queue, and 2 s
+    assert in_time(found, [False, True], 2.5) == [1]  # never in a queue, however short
+    assert in_time(found, [False, True], 1.8) == []
+    assert in_time(found, [False, True], 1.0) is None
+    assert in_time(view(full, load(0, weights=(2.0, 0.0, 0.0, 0.0))), [False, True], 1.0) == [1]  # nothing to hope for
+
+
+def test_negative_priority_leaves_most_slots_of_a_server_that_has_not_its_prompt() -> None:
+    found = view(load(3), load(3), load(1), load(5), load(0))
+    found.matched = [10, 2, 0, 9, 0]
+    assert spared(found) == [True, False, True, False, True]
+    found.matched = [0] * 5
+    assert spared(found) == [True, True, True, False, True]  # nobody has it: nowhere is it worse
+
+
+def test_negative_priority_goes_only_where_there_is_room() -> None:
+    quick = load(8, seconds=0.1, weights=(0.01, 0.0, 0.0, 0.0))
+    slow = load(1, weights=(5.0, 0.0, 0.0, 0.0))
+    assert allowed(view(quick, slow), [False, True], queues=False) == [1]
