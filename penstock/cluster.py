@@ -6,17 +6,20 @@ Envoy --TLS, ServiceAccount token--> admission --> the fleet of its Gateway
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import grpc
+
 from penstock.process import UserError
 from penstock.settings import Kubernetes
 from xds_server import authority
-from xds_server.admission import Admission, Identify
+from xds_server.admission import Admission, Identify, admitted
 from xds_server.bootstrap import Trust
 from xds_server.facts import Acked, Disconnected, Nacked, NodeStatus
 from xds_server.identity import Account
@@ -46,6 +49,7 @@ from xds_server.resolve.wanted import wanted
 log = logging.getLogger("penstock")
 AUTHORITY = "penstock-authority"  # the Secret
 LEASE = "penstock"
+_LINGER = 300.0  # seconds
 _ATTACHED = frozenset({"ServiceAccount", "ConfigMap"})
 Observe = Callable[[object], None]
 
@@ -59,8 +63,24 @@ class Joined:
     trust: Trust  # for the Envoys, of this process
     work: tuple[Callable[[], Coroutine[Any, Any, Any]], ...]
     changed: asyncio.Event  # proxies, or what they refuse
+    pools: Callable[
+        [str], Collection[str]
+    ]  # "ns/name" of every pool that a fleet's routes lead to and that we pick for
     proxies: Iterable[NodeStatus] = ()  # the live ones; the ADS server sets its own view
     refusing: bool = field(default=False)
+
+    async def admit(self, context: Any) -> str:
+        """The fleet of a stream; a stream of nobody's is ended."""
+        return await admitted(context, self.identify)
+
+    async def admit_asking(self, context: Any, pool: str) -> None:
+        """A stream that asks the picker: an Envoy asks for the pools that its own Gateway routes to, and for no other."""
+        fleet = await self.admit(context)
+        if pool not in self.pools(fleet):
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"no route of Gateway {fleet} leads to InferencePool {pool or '(none)'}",
+            )
 
     def observe(self, fact: object) -> None:
         if isinstance(fact, Nacked) or (self.refusing and isinstance(fact, Acked | Disconnected)):
@@ -125,6 +145,7 @@ async def joined(
             trust=trust(infrastructure),
             work=(),
             changed=asyncio.Event(),
+            pools=_Pools(graphs),
         )
         work += [lambda: _tell(graphs, told, found), lambda: _follow(graphs, found.changed)]
         found.work = tuple(work)
@@ -146,6 +167,30 @@ def _admission(api: Api, graphs: Latest[Graph]) -> Admission:
         return find(account)
 
     return Admission(review, fleet, clock=time.time)
+
+
+class _Pools:
+    """The pools that each fleet may ask for. One that its last route has just left is asked for until its Envoys know that."""
+
+    def __init__(self, graphs: Latest[Graph], clock: Callable[[], float] = time.monotonic) -> None:
+        self._graphs, self._clock = graphs, clock
+        self._of: Graph | None = None
+        self._until: dict[str, dict[str, float]] = {}  # fleet -> pool -> when it is no longer asked for
+
+    def __call__(self, fleet: str) -> Collection[str]:
+        graph = self._graphs.value
+        if graph is not None and graph is not self._of:
+            self._of = graph
+            self._update(graph, self._clock())
+        return self._until.get(fleet, {})
+
+    def _update(self, graph: Graph, now: float) -> None:
+        found: dict[str, dict[str, float]] = {}
+        for name, fleet in graph.fleets.items():
+            used = [backend.ref for backend in fleet.backends.values() if backend.pool]
+            left = {pool: min(until, now + _LINGER) for pool, until in self._until.get(name, {}).items() if until > now}
+            found[name] = left | {f"{ref.namespace}/{ref.name}": math.inf for ref in used}
+        self._until = found
 
 
 def _owners(graph: Graph) -> dict[tuple[str, str], Gateway]:

@@ -25,6 +25,7 @@ from xds_server.kubernetes.facts import (
 from xds_server.latest import Latest
 from xds_server.model.graph import Graph
 from xds_server.model.objects import Problem
+from xds_server.reconcile import ReconcileFailed
 from xds_server.server import Fleets
 
 log = logging.getLogger("penstock")
@@ -99,6 +100,8 @@ class Report:
             case Nacked():
                 who = ", ".join(fact.blamed) or "a resource"
                 log.error("proxy %s refused %s (%s): %s", fact.node.id, who, short_type(fact.type_url), fact.error)
+            case ReconcileFailed():
+                log.error("our mistake; what was published before stays in effect: %s", fact.traceback)
             case WatchFailed():
                 log.warning("%s is not watched, again in %.1f s: %s", fact.resource, fact.delay, fact.message)
             case StatusFailed():

@@ -40,7 +40,6 @@ from picker.scrape import Scraper
 from picker.server import Address, ExtProcServer
 from picker.signals import Signals
 from xds_server import server as ads
-from xds_server.admission import admitted
 from xds_server.bootstrap import bootstrap
 from xds_server.facts import Acked, Nacked
 from xds_server.latest import Latest
@@ -288,16 +287,20 @@ async def _serve_xds(gateway: Gateway, stack: AsyncExitStack, xds: str, cluster:
 
 async def _serve_picker(gateway: Gateway, stack: AsyncExitStack, cluster: Joined | None) -> None:
     settings = gateway.settings
-    admit = partial(admitted, identify=cluster.identify) if cluster else None
     server = ExtProcServer(
-        gateway.picker, gateway.asked, gateway.serving, ended=gateway.ended, max_body=settings.max_body, admit=admit
+        gateway.picker,
+        gateway.asked,
+        gateway.serving,
+        ended=gateway.ended,
+        max_body=settings.max_body,
+        admit=cluster.admit_asking if cluster else None,
     )
     where = settings.picker or f"unix:{gateway.folder / 'picker.sock'}"
     address = Address(where)
     if cluster and settings.kubernetes:
         address = Address(f"0.0.0.0:{settings.kubernetes.picker_port}", cluster.credentials())
     gateway.wake = gateway.signals.on_scrape = server.wake
-    beside: list[grpc.GenericRpcHandler] = [access_log_handler(gateway.ended, admit)]
+    beside: list[grpc.GenericRpcHandler] = [access_log_handler(gateway.ended, cluster.admit if cluster else None)]
     with _binding("--picker", address.target):
         await stack.enter_async_context(server.listen([address], beside))
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import Any, Protocol
 
 import grpc
@@ -56,9 +55,8 @@ class Address:
 
 
 def ids() -> Callable[[], str]:
-    """Ids that are unique in the fleet: random once per process, then a counter."""
-    prefix, numbers = secrets.token_hex(8), count()
-    return lambda: f"{prefix}-{next(numbers):x}"
+    """Ids that are unique in the fleet and that nobody can guess: whoever writes an access log says by them which request ended."""
+    return lambda: secrets.token_hex(12)
 
 
 class ExtProcServer:
@@ -73,10 +71,10 @@ class ExtProcServer:
         ended: Callable[[LogEntry], None] = lambda _: None,
         max_body: int = MAX_BODY,
         next_id: Callable[[], str] | None = None,
-        admit: Callable[[Any], Awaitable[object]] | None = None,
+        admit: Callable[[Any, str], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`admit` is asked with the context of each stream, and aborts those that may not come in."""
+        """`admit` is asked with the context of each stream and the pool that it names, and aborts those that may not ask for it."""
         self._clock = clock
         self._waiting: dict[str, asyncio.Future[Answer]] = {}
         self._woken = False
@@ -136,9 +134,9 @@ class ExtProcServer:
         return Handlers()
 
     async def _process(self, _requests: AsyncIterator[bytes], context: Any) -> None:
-        if self._admit is not None:
-            await self._admit(context)
         pool = next((str(value) for key, value in context.invocation_metadata() or () if key == POOL_METADATA), "")
+        if self._admit is not None:
+            await self._admit(context, pool)
         session = ExtProcSession(self._decider, pool, self._next_id(), self._max_body)
         reading = answer = None  # while the request waits: a read that was begun, and what it will be told
         try:

@@ -6,6 +6,7 @@ before the first state: `Latest` holds none. Compare Contour's event handler (ho
 
 import asyncio
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -40,6 +41,13 @@ class Reconciled:
     resources: int
 
 
+@dataclass(frozen=True, slots=True)
+class ReconcileFailed:
+    """A stage raised: our mistake. What was published before stays in effect."""
+
+    traceback: str
+
+
 async def reconcile(
     states: Latest[ClusterState],
     graphs: Latest[Graph],
@@ -49,14 +57,21 @@ async def reconcile(
     pace: Pace = Pace(),
     setting: Setting = MERGED,
 ) -> None:
-    """Publish until cancelled. Raises what a stage raises: stages are total, so that is our mistake, not the user's."""
+    """Publish until cancelled. Stages are total; where one is not, that is our mistake, but one tenant's object must not end what
+    serves all the others: what was published stays, the fact says so, and the next state is tried.
+    """
     found: Stages | None = None
     async for state in paced(states, pace):
         began = time.perf_counter()
-        newer = narrow(found, state, plane) if found else None
-        if newer is None and _size(state) > _LARGE:
-            newer = await asyncio.to_thread(whole, state, plane, setting)
-        found = newer or whole(state, plane, setting)
+        try:
+            newer = narrow(found, state, plane) if found else None
+            if newer is None and _size(state) > _LARGE:
+                newer = await asyncio.to_thread(whole, state, plane, setting)
+            found = newer or whole(state, plane, setting)
+        except Exception as error:  # noqa: BLE001  the last guard
+            found = None
+            observe(ReconcileFailed("".join(traceback.format_exception(error))))
+            continue
         graph, fleets = found.resolved.graph, found.translated.snapshots
         graphs.set(graph)  # the picker knows a pool before Envoy asks for it
         snapshots.set(fleets)

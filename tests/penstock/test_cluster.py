@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from penstock.cluster import AUTHORITY, Joined, _admission, _Maker, attachment, joined
+from penstock.cluster import AUTHORITY, Joined, _admission, _Maker, _Pools, attachment, joined
 from penstock.process import UserError
 from penstock.settings import Kubernetes
 from tests.xds_server.kubernetes.fake_api import FakeApi
 from tests.xds_server.kubernetes.helpers import Facts, running
-from tests.xds_server.resolve_world import gateway, graph, http, our_class, thing
+from tests.xds_server.resolve_world import gateway, graph, http, our_class, pool, route, rule, thing
 from tests.xds_server.tokens import token, vouched
 from xds_server.facts import Nacked, Node, NodeStatus, TypeStatus
 from xds_server.infrastructure import Infrastructure
@@ -30,6 +30,7 @@ from xds_server.translate import DataPlane
 CLASS = {"controllerName": "penstock.dev/gateway-controller"}
 GATEWAY = {"gatewayClassName": "penstock", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}
 SYSTEM = "penstock-system"
+POOL = {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "p"}
 
 
 def settings(api: Any, folder: Path) -> Kubernetes:
@@ -166,3 +167,18 @@ def test_a_class_that_goes_takes_no_envoys_along() -> None:
     ):
         states.set(ClusterState.of(objects))
         assert make.keeps("d/gw") is kept
+
+
+def test_an_envoy_asks_for_the_pools_of_its_own_gateway_and_a_while_for_those_it_had() -> None:
+    now = 0.0
+    graphs: Latest[Graph] = Latest()
+    pools = _Pools(graphs, lambda: now)
+    assert "d/p" not in pools("d/gw")
+    graphs.set(graph(gateway(), gateway("other"), pool("p"), route("r", rule(to=[POOL])), per_gateway=True))
+    assert "d/p" in pools("d/gw")
+    assert "d/p" not in pools("d/other")
+    graphs.set(graph(gateway(), gateway("other"), pool("p"), per_gateway=True))
+    assert "d/p" in pools("d/gw")
+    now = 1000.0
+    graphs.set(graph(gateway(), pool("p"), per_gateway=True))
+    assert "d/p" not in pools("d/gw")

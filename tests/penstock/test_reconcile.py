@@ -11,7 +11,7 @@ import pytest
 from xds_server.latest import Latest
 from xds_server.model.graph import EVERYTHING, Graph
 from xds_server.model.objects import ClusterState
-from xds_server.reconcile import Pace, Reconciled, paced, reconcile
+from xds_server.reconcile import Pace, Reconciled, ReconcileFailed, paced, reconcile
 from xds_server.snapshot import LDS, Snapshot
 from xds_server.sources import files
 from xds_server.translate import DataPlane
@@ -120,3 +120,34 @@ async def test_many_objects_are_resolved_off_the_loop(monkeypatch: pytest.Monkey
     monkeypatch.setattr("xds_server.reconcile._LARGE", 3)
     await first(replace(files.read(EXAMPLE).state))
     assert len(asked) == 1
+
+
+async def test_our_own_mistake_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from xds_server import reconcile as module
+
+    whole, broken = module.whole, [True]
+
+    def sometimes(*given: object) -> object:
+        if broken:
+            raise RuntimeError("a stage is not total")
+        return whole(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "whole", sometimes)
+    states, graphs, facts = Latest[ClusterState](), Latest[Graph](), []
+    failed = asyncio.Event()
+
+    def observe(fact: object) -> None:
+        facts.append(fact)
+        failed.set()
+
+    task = asyncio.create_task(reconcile(states, graphs, Latest(), DataPlane(), observe))
+    try:
+        states.set(files.read(EXAMPLE).state)
+        await failed.wait()
+        assert isinstance(facts[0], ReconcileFailed) and "a stage is not total" in facts[0].traceback
+        assert graphs.value is None
+        broken.clear()
+        states.set(ClusterState())
+        assert await graphs.get() == whole(ClusterState(), DataPlane()).resolved.graph
+    finally:
+        task.cancel()
