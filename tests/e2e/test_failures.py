@@ -30,9 +30,7 @@ async def gateway_to(folder: Path, *servers: SimServer | str, mode: str = "") ->
 async def test_a_pool_without_endpoints_is_503(tmp_path: Path) -> None:
     async with gateway_to(tmp_path, mode="FailClose") as gateway, gateway.client() as client:
         with pytest.raises(openai.InternalServerError) as refused:
-            await client.completions.create(
-                model="base", prompt="hello", extra_headers={"x-llm-d-inference-ttl": "0s"}
-            )
+            await client.completions.create(model="base", prompt="hello", extra_headers={"x-llm-d-inference-ttl": "0s"})
         assert refused.value.status_code == 503
         assert (refused.value.type, refused.value.code) == ("service_unavailable_error", "no_endpoints")
         assert refused.value.response.headers["x-llm-d-request-dropped-reason"] == "rejected-no-endpoints"

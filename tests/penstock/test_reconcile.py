@@ -11,7 +11,7 @@ import pytest
 from xds_server.latest import Latest
 from xds_server.model.graph import EVERYTHING, Graph
 from xds_server.model.objects import ClusterState
-from xds_server.reconcile import Pace, Reconciled, ReconcileFailed, paced, reconcile
+from xds_server.reconcile import Pace, Reconciled, ReconcileFailed, paced, reconcile, whole
 from xds_server.snapshot import LDS, Snapshot
 from xds_server.sources import files
 from xds_server.translate import DataPlane
@@ -123,16 +123,14 @@ async def test_many_objects_are_resolved_off_the_loop(monkeypatch: pytest.Monkey
 
 
 async def test_our_own_mistake_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from xds_server import reconcile as module
-
-    whole, broken = module.whole, [True]
+    broken = [True]
 
     def sometimes(*given: object) -> object:
         if broken:
             raise RuntimeError("a stage is not total")
         return whole(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "whole", sometimes)
+    monkeypatch.setattr("xds_server.reconcile.whole", sometimes)
     states, graphs, facts = Latest[ClusterState](), Latest[Graph](), []
     failed = asyncio.Event()
 

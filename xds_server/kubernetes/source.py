@@ -272,7 +272,9 @@ class Source:
             if error.code == 403 and attempt + 1 >= _REFUSALS:
                 self._answered(running, forbidden(query, "get"))
                 return attempt + 1, self._pace.present
-            if error.code == 403:  # said too by an API server that has not read its roles yet: no listener must go for that
+            if (
+                error.code == 403
+            ):  # said too by an API server that has not read its roles yet: no listener must go for that
                 return attempt + 1, self._pace.absent
             delay = self._timing.backoff.delay(attempt + 1, self._chance, error.retry_after)
             self._observe(WatchFailed(str(query), error.code, error.message, delay))
