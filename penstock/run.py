@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -43,14 +43,16 @@ from xds_server import server as ads
 from xds_server.bootstrap import bootstrap
 from xds_server.facts import Acked, Nacked
 from xds_server.latest import Latest
-from xds_server.model.graph import EVERYTHING, Graph
+from xds_server.model.graph import EVERYTHING, Graph, Pool
 from xds_server.model.objects import ClusterState
 from xds_server.reconcile import Reconciled, reconcile
 from xds_server.resolve.context import IN_CLUSTER, MERGED
-from xds_server.snapshot import LDS, RDS, Snapshot
+from xds_server.snapshot import EDS, LDS, RDS, Snapshot
 from xds_server.sources import files
 
 log = logging.getLogger("penstock")
+_HEARD = 0.02  # seconds until the sessions have seen a new snapshot
+_TOLD = 1.0  # seconds that a slow proxy may keep the others waiting
 _STALE = 10.0  # seconds: twice the slowest scrape, then an endpoint's figures count as stale in the metrics
 Observe = Callable[[object], None]
 
@@ -65,6 +67,8 @@ class Gateway:
         self.graphs: Latest[Graph] = Latest()
         self.snapshots: Latest[Mapping[str, Snapshot]] = Latest()
         self.serving: Latest[bool] = Latest()
+        self._pools: Mapping[str, Pool] = {}  # as the picker knows them
+        self._answered = asyncio.Event()  # some proxy took, or refused, something
         self.programmed = asyncio.Event()  # some proxy has taken, or refused, all that there is
         self.registry = Registry()
         self.recorder = Recorder(self.registry)
@@ -106,8 +110,10 @@ class Gateway:
     def observe(self, fact: object) -> None:
         if isinstance(fact, Reconciled):
             self._duration.observe(fact.seconds)
-        elif isinstance(fact, Acked | Nacked) and fact.type_url == self._last_type():
-            self.programmed.set()
+        elif isinstance(fact, Acked | Nacked):
+            self._answered.set()
+            if fact.type_url == self._last_type():
+                self.programmed.set()
         for each in self._observers:
             each(fact)
 
@@ -129,8 +135,27 @@ class Gateway:
             self.observe(outcome)
         self.wake()
 
+    def opens(self, graph: Graph) -> bool:
+        """Whether a pool that had no endpoint gets its first: requests may be waiting for it."""
+        empty = {name for name, pool in self._pools.items() if not pool.endpoints}
+        return any(pool.endpoints for name, pool in graph.pools.items() if name in empty)
+
+    async def told(self) -> None:
+        """Until every proxy has taken its endpoints, or would have: one that is chosen before Envoy knows it cannot be reached."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TOLD):
+                await asyncio.sleep(_HEARD)
+                while any(
+                    kind.type_url == EDS and kind.state == "PENDING"
+                    for proxy in self.report.proxies
+                    for kind in proxy.types
+                ):
+                    self._answered.clear()
+                    await self._answered.wait()
+
     def apply(self, graph: Graph) -> None:
         """The picker's side of a new graph."""
+        self._pools = graph.pools
         self.picker.update(graph.pools)
         self.signals.update({name: pool.endpoints for name, pool in graph.pools.items()})
         self.scraper.update(endpoint for pool in graph.pools.values() for endpoint in pool.endpoints)
@@ -328,6 +353,8 @@ async def _envoy(settings: Settings, folder: Path, xds: str) -> AsyncIterator[en
 
 async def _follow(gateway: Gateway) -> None:
     async for graph in gateway.graphs.values():
+        if gateway.opens(graph):
+            await gateway.told()
         gateway.apply(graph)
         gateway.report.changed(graph)
 

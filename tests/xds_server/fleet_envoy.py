@@ -235,7 +235,7 @@ async def answering(handler: Callable[[web.Request], Any], **options: Any) -> As
     """An HTTP server that answers everything by `handler`."""
     application = web.Application(client_max_size=1 << 26)
     application.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(application, handle_signals=False)
+    runner = web.AppRunner(application, handle_signals=False, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, HOME, 0, **options).start()
     try:
