@@ -15,7 +15,7 @@ from picker import room
 from picker.facts import Reason, Refused
 from picker.limits import DEFAULT, MAX_TTL, Limits
 from picker.load import Load
-from picker.profile import Thresholds
+from picker.plugins.flow_control import Thresholds
 from picker.queues import Item, Queues
 from picker.scorers import View, known, waiting
 

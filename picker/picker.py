@@ -9,17 +9,19 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal, Protocol
 
-from picker import flow, limits, profile, room, schedule
+from picker import flow, limits, room, schedule
 from picker.ask import NO_OBJECTIVE, Answer, Ask, Denied, Waiting, denied, objective_of, target_model
-from picker.errors import ConfigError, NoEndpoint
+from picker.errors import NoEndpoint
 from picker.facts import Decision, Reason, Refused
-from picker.flow import FlowControl, Verdict
+from picker.flow import Verdict
 from picker.load import Load
-from picker.prefix import BLOCK_TOKENS, PrefixIndex, hash_blocks
-from picker.profile import Own, Profile
+from picker.prefix import BLOCK_TOKENS, hash_blocks
+from picker.profile import Own
 from picker.queues import Item
 from picker.scorers import NO_LOAD, View
-from xds_server.model.graph import Endpoint, Objective, Pool
+from picker.stage import Pick, Profile
+from picker.state import State
+from xds_server.model.graph import Objective, Pool
 from xds_server.model.objects import Problem
 
 
@@ -31,59 +33,6 @@ class Signals(Protocol):
 
     def started(self, decision: Decision, now: float) -> None:
         """The request of this decision is on its way to `decision.endpoints[0]`."""
-
-
-class State:
-    """One pool, its profile and what was learned about it."""
-
-    __slots__ = ("_everybody", "config", "flow", "own", "pool", "prefixes", "problem", "profile")
-
-    def __init__(self, pool: Pool, own: Own | None = None) -> None:
-        self.pool = pool
-        self.own = own
-        self.flow = FlowControl()
-        self.config: Mapping[str, object] | None = None
-        self.profile: Profile = profile.DEFAULT
-        self.problem: Problem | None = None
-        self.prefixes = PrefixIndex()
-        self._everybody: tuple[list[Endpoint], list[str]] | None = (
-            None  # the candidates without a hint, and their names
-        )
-
-    def candidates(self, subset: tuple[str, ...] | None) -> tuple[list[Endpoint], list[str]]:
-        """The endpoints that may be chosen, and "ip:port" of each. Raises NoEndpoint."""
-        if subset is None and self._everybody is not None:
-            return self._everybody
-        endpoints = schedule.candidates(self.pool.endpoints, subset)
-        found = (endpoints, [str(endpoint) for endpoint in endpoints])
-        if subset is None:
-            self._everybody = found
-        return found
-
-    def update(self, pool: Pool) -> None:
-        """Take the pool as it is now; a bad profile leaves the last good one in force and becomes `problem`."""
-        if not self.pool.endpoints:
-            self.flow.drain.forget()  # nobody could be served: that says nothing of how fast it will be
-        self.pool, self._everybody = pool, None
-        self.prefixes.retain({str(endpoint) for endpoint in pool.endpoints})
-        if pool.config != self.config:
-            self._configure(pool)
-        self.flow.configure(limits.of_pool(self.profile.limits, pool))
-
-    def _configure(self, pool: Pool) -> None:
-        self.config, self.problem = pool.config, None
-        try:
-            self.profile = profile.DEFAULT if pool.config is None else profile.read(pool.config, self.own)
-        except ConfigError as error:
-            ref, source = pool.config_of or (pool.ref, "")
-            message = f"{error.message}; the last good configuration stays in effect"
-            self.problem = Problem(ref, error.field, "InvalidConfig", message, source)
-
-    def problems(self) -> list[Problem]:
-        """Of the configuration, and of the user's own scorers that it names."""
-        ref, source = self.pool.config_of or (self.pool.ref, "")
-        faulty = [Problem(ref, "plugins", "FaultyScorer", message, source) for message in self.profile.problems]
-        return faulty if self.problem is None else [self.problem, *faulty]
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +292,7 @@ class Picker:
         view = View(wish.ask.request, wish.model, endpoints, names, found, matched, len(wish.hashes), now)
         return schedule.rested(view, state.profile)  # one that rests has no room either
 
-    def _decided(self, wish: Wish, pick: schedule.Pick, now: float) -> Decision:
+    def _decided(self, wish: Wish, pick: Pick, now: float) -> Decision:
         ask, state, best = wish.ask, wish.state, pick.endpoints[0]
         request, waited = ask.request, now - ask.now
         if wish.hashes:
@@ -383,7 +332,7 @@ class Picker:
         return self._states.get(pool)
 
 
-def _pick_where(view: View, allowed: list[int], profile: Profile, request_id: str) -> schedule.Pick | None:
+def _pick_where(view: View, allowed: list[int], profile: Profile, request_id: str) -> Pick | None:
     """The pick among some candidates, with fallbacks from among all of them; None where no filter lets one of the some pass."""
     if len(allowed) == len(view.names):
         return schedule.pick(view, profile, request_id)

@@ -8,11 +8,10 @@ in picker/plugins, a table for each kind; docs/llm-d.md says how each differs fr
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from picker import limits, scorers as functions
+from picker import scorers as functions
 from picker.errors import ConfigError
-from picker.limits import Limits
 from picker.plugins import own as own_scorer
 from picker.plugins.admitters import ADMITTERS, Shed
 from picker.plugins.filters import FILTERS
@@ -24,38 +23,13 @@ from picker.plugins.parameters import Parameters, shown
 from picker.plugins.pickers import FALLBACKS, PICKERS, Make
 from picker.plugins.scorers import SCORERS
 from picker.scorers import Filter, Picker, Scorer, View
+from picker.stage import Profile
 from picker.ttft import least_predicted_ttft
 
-if TYPE_CHECKING:
-    from picker.schedule import Pick
-
-__all__ = ("API_VERSIONS", "DEFAULT", "After", "Handler", "Own", "Profile", "Run", "Thresholds", "read")
+__all__ = ("API_VERSIONS", "DEFAULT", "Own", "Thresholds", "read")
 
 API_VERSIONS = ("llm-d.ai/v1alpha1", "inference.networking.x-k8s.io/v1alpha1")
 
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    filters: tuple[tuple[str, Filter], ...] = (("lora-filter", functions.lora_filter),)
-    scorers: tuple[tuple[str, Scorer, float], ...] = ()  # (name, function, weight)
-    picker: Picker = field(default_factory=functions.max_score_picker)
-    thresholds: Thresholds = Thresholds()
-    notes: tuple[str, ...] = ()  # settings that have no effect here, and why
-    handler: "Handler | None" = None  # picks in several stages, each a Profile of its own
-    after: "tuple[After, ...]" = ()  # told where each request went
-    limits: Limits = limits.DEFAULT  # of flow control
-    shed: Shed | None = None  # whom to refuse of negative priority, beside flow control
-    guarded: tuple[Guarded, ...] = ()  # the user's own scorers, which may have problems
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """What is wrong with the user's own scorers."""
-        return tuple(one.problem for one in self.guarded if one.problem)
-
-
-Run = Callable[[View, Profile, str], "Pick"]  # one stage: schedule.run
-Handler = Callable[[View, str, Run], "Pick"]  # (all candidates, request id, how to run a stage)
-After = Callable[[View, tuple[str, ...]], None]  # (all candidates, endpoints that work on the prompt, the best first)
 
 DEFAULT = Profile(
     scorers=(("predicted-latency-scorer", least_predicted_ttft, 1.0),),

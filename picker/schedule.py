@@ -1,22 +1,12 @@
 """Scheduling: candidates, filters, scores, pick. Source: endpoint-picker protocol, Gateway API Inference Extension 004."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from picker.errors import NoEndpoint
 from picker.health import healthy
-from picker.profile import Profile
 from picker.scorers import View
+from picker.stage import Pick, Profile
 from xds_server.model.graph import Endpoint
-
-
-@dataclass(frozen=True, slots=True)
-class Pick:
-    endpoints: tuple[str, ...]  # best first; never empty
-    candidates: int  # that passed the filters
-    matched: int  # blocks that the best one has cached
-    headers: tuple[tuple[str, str], ...] = ()  # to send with the request; "" takes away what the client sent
-    beside: tuple[str, ...] = ()  # endpoints that work on the same prompt: prefill workers
 
 
 def candidates(endpoints: Sequence[Endpoint], hint: tuple[str, ...] | None) -> list[Endpoint]:

@@ -23,6 +23,8 @@ ELSEWHERE = {
     "picker/facts.py": "tests/picker/test_inflight.py",
     "picker/plugins/": "tests/picker/test_profile*.py",
     "picker/signals.py": "tests/picker/test_load.py",
+    "picker/stage.py": "tests/picker/test_schedule.py",
+    "picker/state.py": "tests/picker/test_picker.py",
     "xds_server/blame.py": "tests/xds_server/test_ads.py",
     "xds_server/facts.py": "tests/xds_server/test_server.py",
     "xds_server/model/": "tests/xds_server/test_parse.py",

@@ -25,7 +25,8 @@ Fleets = Mapping[str, Snapshot]  # by verified identity, or where nobody is aske
 
 DEFAULT = Timing()
 MAX_AGE_S = (10 * 3600, 12 * 3600)  # a connection ends some time in between, so that replicas share the fleet again
-VERIFIED_AGE_S = (3600, 5400)  # where identities are checked: a reconnect costs nothing, and asks again whose the token is
+# Where identities are checked, sooner: a reconnect costs nothing, and asks again whose the token is.
+VERIFIED_AGE_S = (3600, 5400)
 OPTIONS = (
     ("grpc.max_connection_age_grace_ms", 120_000),
     ("grpc.keepalive_time_ms", 30_000),

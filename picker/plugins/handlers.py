@@ -6,17 +6,13 @@ Differences: a worker that cannot be found is done without, never a failed reque
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from picker.errors import ConfigError, NoEndpoint
 from picker.plugins.parameters import Parameters
 from picker.plugins.pickers import FALLBACKS
 from picker.prefix import BLOCK_TOKENS
 from picker.scorers import View
-
-if TYPE_CHECKING:
-    from picker.profile import Handler, Profile, Run
-    from picker.schedule import Pick
+from picker.stage import Handler, Pick, Profile, Run
 
 PREFILL_HEADER = "x-prefiller-host-port"
 ENCODE_HEADER = "x-encoder-hosts-ports"
@@ -68,14 +64,14 @@ DECIDERS: Mapping[str, Callable[[Parameters], Decider]] = {
 class Disaggregation:
     """One request over two or three workers. The decode worker is the destination, the others are told to it by header."""
 
-    decode: "Profile"
-    prefill: "Profile | None"
-    encode: "Profile | None"
+    decode: Profile
+    prefill: Profile | None
+    encode: Profile | None
     use_prefill: Decider
     use_encode: Decider
     prefill_first: bool = False
 
-    def __call__(self, view: View, request_id: str, run: "Run") -> "Pick":
+    def __call__(self, view: View, request_id: str, run: Run) -> Pick:
         """See profile.Handler."""
         if self.prefill_first:
             prefill = self._workers(self.prefill, view, request_id, run)[:1]
@@ -97,7 +93,7 @@ class Disaggregation:
         return replace(found, headers=(*found.headers, *headers), beside=(*prefill, *encode))
 
     @staticmethod
-    def _workers(profile: "Profile | None", view: View, request_id: str, run: "Run") -> tuple[str, ...]:
+    def _workers(profile: Profile | None, view: View, request_id: str, run: Run) -> tuple[str, ...]:
         if profile is None:
             return ()
         try:
@@ -138,7 +134,7 @@ def _prefill_decode(given: Parameters) -> Plan:
 
 
 def _plan(where: str, names: Mapping[str, str], prefill: str, encode: str, *, prefill_first: bool = False) -> Plan:
-    def stage(stages: Stages, name: str) -> "Profile | None":
+    def stage(stages: Stages, name: str) -> Profile | None:
         made = stages.profiles.get(name)
         return None if made is None else made(1)
 
@@ -165,7 +161,7 @@ def _plan(where: str, names: Mapping[str, str], prefill: str, encode: str, *, pr
 # --- one stage --------------------------------------------------------------------------------------------------------
 
 
-def only(stages: Stages, where: str) -> "Profile":
+def only(stages: Stages, where: str) -> Profile:
     """The one profile that there is. Raises ConfigError."""
     if len(stages.profiles) != 1:
         raise ConfigError(
@@ -191,7 +187,7 @@ def _data_parallel(given: Parameters) -> Plan:
     def build(stages: Stages) -> "tuple[Profile, Handler]":
         profile = only(stages, "schedulingProfiles")
 
-        def handle(view: View, request_id: str, run: "Run") -> "Pick":
+        def handle(view: View, request_id: str, run: Run) -> Pick:
             found = run(view, profile, request_id)
             best = found.endpoints[0]
             return replace(found, endpoints=(best,), headers=((RANK_HEADER, best),))
@@ -213,7 +209,7 @@ def _by_header(given: Parameters) -> Plan:
         if default not in profiles:
             raise given.error("defaultProfile", f"there is no profile {default!r}; name one of {', '.join(profiles)}")
 
-        def handle(view: View, request_id: str, run: "Run") -> "Pick":
+        def handle(view: View, request_id: str, run: Run) -> Pick:
             name = view.request.headers.get(header, "") or default
             if name not in profiles:
                 raise NoEndpoint(f"the header {header} names no profile; known: {', '.join(profiles)}")

@@ -3,9 +3,10 @@
 from typing import Any
 
 from picker.load import Load
-from picker.profile import Profile, read
+from picker.profile import read
 from picker.request import InferenceRequest
 from picker.scorers import View
+from picker.stage import Profile
 from xds_server.model.graph import Endpoint
 
 NOW = 100.0

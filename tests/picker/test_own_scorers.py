@@ -10,8 +10,9 @@ import pytest
 from picker import own_scorers
 from picker.errors import ConfigError
 from picker.plugins.own import BUDGET, REMEMBER, REST, STRIKES, Guarded, Own, ScorerView
-from picker.profile import Profile, read
+from picker.profile import read
 from picker.scorers import UNKNOWN
+from picker.stage import Profile
 from tests.picker._views import endpoint, fresh, view
 
 A, B = endpoint(1, zone="z", node="n", gpu="l4"), endpoint(2)

@@ -8,10 +8,11 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingResponse
 from picker.errors import ConfigError, NoEndpoint
 from picker.picker import Picker
 from picker.plugins.handlers import ENCODE_HEADER, PREFILL_HEADER
-from picker.profile import Profile, read
-from picker.schedule import Pick, pick
+from picker.profile import read
+from picker.schedule import pick
 from picker.session import ExtProcSession, RequestHeaders
 from picker.signals import Signals
+from picker.stage import Pick, Profile
 from picker.wire import encode
 from tests.picker._views import endpoint, fresh, plugin, profile, view
 from xds_server.model.graph import Backend, Pool

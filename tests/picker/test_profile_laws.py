@@ -17,8 +17,9 @@ from picker.plugins.ignored import APPROXIMATED, BUILT_IN, REFUSED
 from picker.plugins.parameters import Parameters
 from picker.plugins.pickers import PICKERS
 from picker.plugins.scorers import SCORERS
-from picker.profile import SECTIONS, Profile, Thresholds, read
+from picker.profile import SECTIONS, Thresholds, read
 from picker.schedule import pick
+from picker.stage import Profile
 from tests.picker._views import endpoint, fresh, plugin, profile, view
 
 TABLES = (FILTERS, SCORERS, PICKERS, HANDLERS, DECIDERS, DETECTORS, ADMITTERS)

@@ -8,8 +8,8 @@ from hypothesis import given, strategies as st
 from picker.errors import ConfigError
 from picker.load import Load
 from picker.plugins.scorers import SCORERS
-from picker.profile import Profile
 from picker.scorers import View
+from picker.stage import Profile
 from tests.picker._views import endpoint, fresh, plugin, profile, view
 
 A, B, C = endpoint(1), endpoint(2), endpoint(3)

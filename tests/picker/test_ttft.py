@@ -7,10 +7,10 @@ from hypothesis import given, strategies as st
 
 from picker.latency import Speed
 from picker.load import Load
-from picker.profile import Profile
 from picker.request import InferenceRequest
 from picker.schedule import pick
 from picker.scorers import View, max_score_picker
+from picker.stage import Profile
 from picker.ttft import drain, free, least_predicted_ttft, predict
 from xds_server.model.graph import Endpoint
 

@@ -1,0 +1,65 @@
+"""State: one pool, its profile, its queue, and what was learned about it. Owned by the Picker."""
+
+from collections.abc import Mapping
+
+from picker import limits, profile, schedule
+from picker.errors import ConfigError
+from picker.flow import FlowControl
+from picker.prefix import PrefixIndex
+from picker.profile import Own
+from picker.stage import Profile
+from xds_server.model.graph import Endpoint, Pool
+from xds_server.model.objects import Problem
+
+
+class State:
+    """One pool, its profile and what was learned about it."""
+
+    __slots__ = ("_everybody", "config", "flow", "own", "pool", "prefixes", "problem", "profile")
+
+    def __init__(self, pool: Pool, own: Own | None = None) -> None:
+        self.pool = pool
+        self.own = own
+        self.flow = FlowControl()
+        self.config: Mapping[str, object] | None = None
+        self.profile: Profile = profile.DEFAULT
+        self.problem: Problem | None = None
+        self.prefixes = PrefixIndex()
+        self._everybody: tuple[list[Endpoint], list[str]] | None = (
+            None  # the candidates without a hint, and their names
+        )
+
+    def candidates(self, subset: tuple[str, ...] | None) -> tuple[list[Endpoint], list[str]]:
+        """The endpoints that may be chosen, and "ip:port" of each. Raises NoEndpoint."""
+        if subset is None and self._everybody is not None:
+            return self._everybody
+        endpoints = schedule.candidates(self.pool.endpoints, subset)
+        found = (endpoints, [str(endpoint) for endpoint in endpoints])
+        if subset is None:
+            self._everybody = found
+        return found
+
+    def update(self, pool: Pool) -> None:
+        """Take the pool as it is now; a bad profile leaves the last good one in force and becomes `problem`."""
+        if not self.pool.endpoints:
+            self.flow.drain.forget()  # nobody could be served: that says nothing of how fast it will be
+        self.pool, self._everybody = pool, None
+        self.prefixes.retain({str(endpoint) for endpoint in pool.endpoints})
+        if pool.config != self.config:
+            self._configure(pool)
+        self.flow.configure(limits.of_pool(self.profile.limits, pool))
+
+    def _configure(self, pool: Pool) -> None:
+        self.config, self.problem = pool.config, None
+        try:
+            self.profile = profile.DEFAULT if pool.config is None else profile.read(pool.config, self.own)
+        except ConfigError as error:
+            ref, source = pool.config_of or (pool.ref, "")
+            message = f"{error.message}; the last good configuration stays in effect"
+            self.problem = Problem(ref, error.field, "InvalidConfig", message, source)
+
+    def problems(self) -> list[Problem]:
+        """Of the configuration, and of the user's own scorers that it names."""
+        ref, source = self.pool.config_of or (self.pool.ref, "")
+        faulty = [Problem(ref, "plugins", "FaultyScorer", message, source) for message in self.profile.problems]
+        return faulty if self.problem is None else [self.problem, *faulty]
