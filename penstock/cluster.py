@@ -156,15 +156,10 @@ def _admission(api: Api, graphs: Latest[Graph]) -> Admission:
     async def review(body: Mapping[str, Any]) -> Mapping[str, Any]:
         return await api.create("/apis/authentication.k8s.io/v1/tokenreviews", dict(body))
 
-    find: Callable[[Account], str | None] = lambda _: None  # noqa: E731  remembered: every stream of a picker asks
-    of: Graph | None = None
+    held = _Owners(graphs)
 
     def fleet(account: Account) -> str | None:
-        nonlocal find, of
-        graph = graphs.value
-        if graph is not None and graph is not of:
-            find, of = fleet_of(_owners(graph)), graph
-        return find(account)
+        return fleet_of(held())(account)
 
     return Admission(review, fleet, clock=time.time)
 
@@ -193,8 +188,20 @@ class _Pools:
         self._until = found
 
 
-def _owners(graph: Graph) -> dict[tuple[str, str], Gateway]:
-    return owners(fleet.gateway for fleet in graph.fleets.values() if fleet.gateway is not None)
+class _Owners:
+    """Whose each name of what is made is, by the newest Graph. Worked out once for a Graph: every stream of a picker asks."""
+
+    def __init__(self, graphs: Latest[Graph]) -> None:
+        self._graphs = graphs
+        self._of: Graph | None = None
+        self._owners: Mapping[tuple[str, str], Gateway] = {}
+
+    def __call__(self) -> Mapping[tuple[str, str], Gateway]:
+        graph = self._graphs.value
+        if graph is not None and graph is not self._of:
+            self._owners = owners(fleet.gateway for fleet in graph.fleets.values() if fleet.gateway is not None)
+            self._of = graph
+        return self._owners
 
 
 async def _authority(api: Api, settings: Kubernetes, *, make: bool = True) -> authority.KeyPair:
@@ -238,7 +245,8 @@ class _Maker:
     def __init__(
         self, states: Latest[ClusterState], graphs: Latest[Graph], source: Source, settings: Infrastructure
     ) -> None:
-        self._states, self._graphs, self._source, self._settings = states, graphs, source, settings
+        self._states, self._owners, self._source, self._settings = states, _Owners(graphs), source, settings
+        self._made_of: dict[str, object] = {}  # what `_last` was made of: most Graphs change nothing in it
         self._last: dict[
             str, tuple[str, list[dict[str, Any]]]
         ] = {}  # with the Gateway's uid: another one has nothing yet
@@ -247,8 +255,7 @@ class _Maker:
         gateway, state = fleet.gateway, self._states.value
         if gateway is None or state is None:
             return []
-        owned = _owners(self._graphs.value) if self._graphs.value else {}
-        holder = owned.get((gateway.meta.namespace, resource_name(gateway)), gateway)
+        holder = self._owners().get((gateway.meta.namespace, resource_name(gateway)), gateway)
         if holder != gateway:
             log.warning(
                 "%s: its name for what is made is that of the older %s; rename it", gateway.meta.ref, holder.meta.ref
@@ -260,9 +267,12 @@ class _Maker:
         config = state.get(ConfigMap, gateway.parameters) if gateway.parameters else None
         readable = config is not None or gateway.parameters is None
         try:
-            if uid and readable:  # without a uid it is being deleted, and nothing would own what is made
+            made_of = (gateway, ports, config, uid)
+            # Without a uid it is being deleted, and nothing would own what is made.
+            if uid and readable and self._made_of.get(name) != made_of:
                 overlays = read_overlays(config) if config else Overlays()
                 self._last[name] = uid, manifests(gateway, ports, self._settings, uid=uid, overlays=overlays)
+                self._made_of[name] = made_of
         except InvalidObject as error:
             log.warning("%s", error.problem)
         known, made = self._last.get(name, ("", []))
