@@ -33,7 +33,7 @@ from penstock.report import Report
 from penstock.settings import Kubernetes, Settings
 from picker import own_scorers
 from picker.completions import access_log_handler
-from picker.facts import Outcome
+from picker.facts import Decision, Outcome
 from picker.inflight import LogEntry
 from picker.picker import Picker
 from picker.scrape import Scraper
@@ -122,6 +122,8 @@ class Gateway:
         if isinstance(fact, Outcome):
             self.signals.reported(fact)
         self.observe(fact)
+        if isinstance(fact, Decision) and (entry := self.signals.early(fact)) is not None:
+            self.ended(entry)  # the client had left already
 
     def _last_type(self) -> str:
         """The type that a proxy takes last: routes, if there are any."""

@@ -72,6 +72,7 @@ def denied(
         attempts=0,
         user_agent=request.user_agent,
         path=request.path,
+        request_id=request.request_id,
     )
     return Denied(refused, outcome)
 

@@ -86,6 +86,7 @@ class Outcome:
     trace_id: str = ""
     user_agent: str = ""
     path: str = ""
+    request_id: str = ""  # x-request-id
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,11 @@ class InFlight:
         self._where: dict[str, str] = {}  # id -> endpoint, oldest first
         self._asked_for: dict[str, str] = {}  # x-request-id -> id
         self._sent: dict[str, _Sent] = {}
-        self._ended: dict[str, None] = {}
+        self._ended: dict[str, None] = {}  # ids, and x-request-ids of what the picker has answered
+        # By x-request-id: of clients that left while the picker was asked, of which it has not said anything yet. The log
+        # comes over another connection than the question, and may overtake it.
+        self._early: dict[str, LogEntry] = {}
+        self._earlier: dict[str, LogEntry] = {}  # those that were early at the last sweep
 
     def __len__(self) -> int:
         return len(self._where)
@@ -150,31 +154,47 @@ class InFlight:
     def finished(self, entry: LogEntry) -> Outcome | None:
         """The Outcome of a request that ended; None if it was reported before (refused by the picker, or given up as lost).
 
-        A client that leaves while the picker decides has an entry without our id: its x-request-id is tried too.
+        A client that leaves while the picker decides has an entry without our id: its x-request-id is tried too. Where
+        nothing is known of that either, the entry is kept until the picker says what it was asked: `early`, or `expired`.
         """
         why = reason(entry)
-        if not entry.id and entry.flags & _CANCELLED and entry.request_id in self._ended:
+        left = not entry.id and bool(entry.flags & _CANCELLED)
+        if left and entry.request_id in self._ended:
             del self._ended[entry.request_id]  # once: clients may use an id again
             return None
-        id_ = entry.id or (self._asked_for.get(entry.request_id, "") if entry.flags & _CANCELLED else "")
+        id_ = entry.id or (self._asked_for.get(entry.request_id, "") if left else "")
         pending = self._take(id_, served=entry.endpoint if not why else "")
         if pending is not None:
             self._remember(pending.decision.id)
             return None if _REFUSED in entry.details else _outcome(pending.decision, entry, why)
-        if _REFUSED in entry.details or (entry.id and entry.id in self._ended):
+        if _REFUSED in entry.details:
+            self._ended.pop(entry.request_id, None)
+            return None
+        if entry.id and entry.id in self._ended:
+            return None
+        if left and entry.request_id and entry.cluster.startswith("pool/") and len(self._early) < _REMEMBERED:
+            self._early[entry.request_id] = entry
             return None
         if entry.id:
             self._remember(entry.id)
         return _outcome_of_entry(entry, why)
 
+    def early(self, request_id: str) -> LogEntry | None:
+        """The entry, if it has come, of a client that left before the picker said what it had decided: for `finished`, now."""
+        return self._early.pop(request_id, None) or self._earlier.pop(request_id, None)
+
     def reported(self, outcome: Outcome) -> None:
-        """The picker has told this Outcome: of a client that left before the decision an entry comes too, by x-request-id."""
-        if outcome.reason == "client_cancelled":
-            self._remember(outcome.id)
+        """The picker has told this Outcome itself: an entry of a client that left is not a second one."""
+        if outcome.request_id and self.early(outcome.request_id) is None:
+            self._remember(outcome.request_id)
 
     def expired(self, now: float) -> list[Outcome]:
-        """Requests whose entry never came, oldest first; also before their time where there are too many."""
-        lost: list[Outcome] = []
+        """Requests whose entry never came, oldest first; also before their time where there are too many.
+
+        And those of which only an entry came, early, and nothing more since the last call.
+        """
+        lost: list[Outcome] = [_outcome_of_entry(entry, reason(entry)) for entry in self._earlier.values()]
+        self._earlier, self._early = self._early, {}
         while self._where:
             id_, endpoint = next(iter(self._where.items()))
             pending = self._sent[endpoint].requests[id_]
@@ -269,6 +289,7 @@ def _outcome_of_entry(entry: LogEntry, why: Reason) -> Outcome:
     kind, _, name = entry.cluster.partition("/")
     return Outcome(
         id=entry.id or entry.request_id,
+        request_id=entry.request_id,
         time=entry.time,
         pool=name if kind == "pool" else "",
         model=entry.model or entry.headers.get(MODEL_HEADER, ""),
@@ -303,6 +324,7 @@ def _lost(decision: Decision) -> Outcome:
         reason="lost",
         endpoint=decision.endpoints[0],
         request_bytes=decision.body_bytes,
+        request_id=decision.request_id,
     )
 
 

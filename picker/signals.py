@@ -104,6 +104,10 @@ class Signals:
             self._diagnose(outcome, begun[0], begun[1].since, ended)
         return outcome
 
+    def early(self, decision: Decision) -> LogEntry | None:
+        """See InFlight.early."""
+        return self.inflight.early(decision.request_id)
+
     def reported(self, outcome: Outcome) -> None:
         """See InFlight.reported."""
         self.inflight.reported(outcome)

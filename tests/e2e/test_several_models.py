@@ -96,24 +96,19 @@ async def test_a_client_cannot_take_away_the_objective_that_its_route_sets(gatew
 async def test_under_overload_batch_is_shed_and_the_chatbot_is_not(
     gateway: World, servers: dict[str, SimServer]
 ) -> None:
+    full = "genai-inference/gemma"
     async with gateway.client("", **HOST) as client:
         endless: dict[str, Any] = {"prompt": "go on", "max_tokens": ENDLESS, "stream": True}
-        streams = await asyncio.gather(
-            *(client.completions.create(model="chatbot-batch", **endless) for _ in range(2 * SLOTS)),
-        )
         waiting = [
-            asyncio.create_task(client.completions.create(model="chatbot", **endless)) for _ in range(30)
-        ]  # of which gemma-new takes some; the others fill the queues of gemma
+            asyncio.create_task(client.completions.create(model="chatbot", **endless)) for _ in range(2 * SLOTS + 30)
+        ]  # of which gemma-new takes some; the others fill gemma, and the queue before it
         try:
-            full = "genai-inference/gemma"
             await until(lambda: saturation(gateway, full) >= 1.0, "a pool that is full")
             with pytest.raises(openai.RateLimitError) as refused:
                 await client.completions.create(model="chatbot-batch", prompt="hello", max_tokens=1)
             check_refusal(refused.value)
             assert not [task for task in waiting if task.done() and task.exception()]
         finally:
-            for stream in streams:
-                await stream.close()
             for task in waiting:
                 task.cancel()
             done = await asyncio.gather(*waiting, return_exceptions=True)
@@ -121,7 +116,8 @@ async def test_under_overload_batch_is_shed_and_the_chatbot_is_not(
                 if not isinstance(each, BaseException):
                     await each.close()
         await until(lambda: saturation(gateway, full) < 1.0, "a pool that has room again")
-        await client.completions.create(model="chatbot-batch", prompt="hello", max_tokens=1)
+        patient = client.with_options(max_retries=20)  # comes back when Retry-After says
+        await patient.completions.create(model="chatbot-batch", prompt="hello", max_tokens=1)
 
 
 def saturation(gateway: World, pool: str) -> float:

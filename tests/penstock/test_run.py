@@ -7,7 +7,8 @@ import pytest
 
 from penstock.run import running, taken
 from penstock.settings import Proxy, Settings
-from picker.facts import Outcome
+from picker.facts import Decision, Outcome
+from picker.inflight import LogEntry
 
 
 @pytest.mark.asyncio
@@ -18,6 +19,23 @@ async def test_the_request_log_is_complete_at_the_end(tmp_path: Path) -> None:
     async with running(settings) as gateway:
         gateway.observe(Outcome("1", 0.0, "ns/p", "m", "m", "", 0, "", False, 200, "", "a:1"))
     assert file.read_text().count("\n") == 1
+
+
+@pytest.mark.asyncio
+async def test_a_log_that_overtakes_the_decision_leaves_nothing_in_flight(tmp_path: Path) -> None:
+    """A client that leaves while the picker is slow: its entry comes first, over a connection of its own."""
+    facts: list[object] = []
+    async with running(Settings(tmp_path, proxy=Proxy(start=False), telemetry="")) as gateway:
+        gateway.watch(facts.append)
+        facts.clear()
+        gateway.ended(LogEntry(request_id="r-1", flags=frozenset({"DC"}), cluster="pool/ns/p"))
+        decided = Decision(*("1", 0.0, "ns/p", "m", "m", "", 0, "", False), ("a:1",), 1, 9, 0, 9, 0.0, request_id="r-1")
+        gateway.signals.started(decided, 0.0)
+        gateway.asked(decided)
+        assert gateway.signals.inflight.count("a:1") == 0
+    decision, outcome = facts
+    assert decision is decided and isinstance(outcome, Outcome)
+    assert (outcome.id, outcome.reason) == ("1", "client_cancelled")
 
 
 def test_a_port_that_another_envoy_shares_is_named() -> None:

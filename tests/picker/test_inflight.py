@@ -128,14 +128,59 @@ def test_a_client_that_leaves_during_the_pick_is_found_by_its_request_id() -> No
     assert not table._asked_for
 
 
-def test_a_client_that_left_before_the_decision_is_reported_once() -> None:
-    table = InFlight()
-    entry = ended("", request_id="r-1", status=0, flags=frozenset({"DC"}), endpoint="")
-    lone = InFlight().finished(entry)
+LEFT = LogEntry(request_id="r-1", flags=frozenset({"DC"}), cluster="pool/ns/pool", time=999.0)  # during the pick: no id
+
+
+def told(request_id: str = "r-1", status: int = 0) -> Outcome:
+    """An Outcome that the picker tells itself."""
+    lone = InFlight().finished(LogEntry(id="of the picker", status=status, request_id=request_id))
     assert lone is not None
-    table.reported(lone)  # as the picker tells it, when its stream ends
-    assert table.finished(entry) is None
-    assert table.finished(entry) is not None  # another request, whose client uses ids twice
+    return lone
+
+
+@pytest.mark.parametrize("status", [0, 429])
+def test_a_client_that_left_before_it_was_answered_is_reported_once(status: int) -> None:
+    table = InFlight()
+    table.reported(told(status=status))  # as the picker tells it, when its stream ends
+    assert table.finished(LEFT) is None
+    for _ in range(2):
+        assert table.expired(0.0) == []
+
+
+@pytest.mark.parametrize("status", [0, 429])
+def test_a_log_that_overtakes_the_picker_is_not_a_second_outcome(status: int) -> None:
+    table = InFlight()
+    assert table.finished(LEFT) is None
+    table.reported(told(status=status))
+    for _ in range(2):
+        assert table.expired(0.0) == []
+    assert table.finished(LEFT) is None  # another request, whose client uses ids twice: it waits for the picker in turn
+    assert table.expired(0.0) == []
+    assert [found.id for found in table.expired(0.0)] == ["r-1"]
+
+
+def test_a_log_that_overtakes_the_decision_ends_it() -> None:
+    """Nothing is in flight of a client that had left before the picker decided."""
+    table = InFlight()
+    assert table.finished(LEFT) is None
+    table.expired(0.0)
+    table.started(replace(decision("1"), request_id="r-1"), 10, now=0.0)
+    entry = table.early("r-1")
+    assert entry is LEFT
+    outcome = table.finished(entry)
+    assert outcome is not None
+    assert (outcome.id, outcome.request_id, outcome.reason) == ("1", "r-1", "client_cancelled")
+    assert (len(table), table.count("a:1")) == (0, 0)
+    assert table.early("r-1") is None
+    for _ in range(2):
+        assert table.expired(0.0) == []
+
+
+def test_a_refusal_whose_entry_came_is_not_remembered() -> None:
+    table = InFlight()
+    table.reported(told(status=429))
+    assert table.finished(LogEntry(request_id="r-1", status=429, details="penstock:shed_priority")) is None
+    assert not table._ended
 
 
 def test_too_many_without_an_entry_are_given_up_before_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
