@@ -31,6 +31,7 @@ class Denied:
 
     refused: Refused
     outcome: Outcome
+    explained: bool = False  # its client asked for the record of it, and may: it is told the id
 
 
 @dataclass(frozen=True, slots=True)

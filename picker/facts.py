@@ -54,6 +54,7 @@ class Decision:
     request_id: str = ""  # x-request-id: all that Envoy's entry has of us where the client left during the decision
     headers: tuple[tuple[str, str], ...] = ()  # to send with the request; "" takes away what the client sent
     queue: float = 0.0  # of `seconds`, those waited for a free endpoint
+    explained: bool = False  # its client asked for the record of it, and may: it is told the id
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from math import ceil, exp, inf
 from typing import Literal
 
-from picker import room
 from picker.facts import Reason, Refused
 from picker.limits import DEFAULT, MAX_TTL, Limits
 from picker.load import Load
 from picker.plugins.flow_control import Thresholds
 from picker.queues import Item, Queues
-from picker.scorers import View, known, waiting
+from picker.scorers import known, waiting
 
 MAX_CONCURRENCY = 100  # requests in flight that saturate an endpoint of which nothing else is known
 MAX_RETRY_AFTER = 30  # seconds
@@ -117,13 +116,12 @@ class FlowControl:
     def __len__(self) -> int:
         return len(self.queues)
 
-    def places(self, view: View, priority: int, now: float) -> list[bool]:
-        """For each candidate whether it has room for a request of this priority: a negative one leaves some to the others."""
+    def spares(self, priority: int, now: float) -> bool:
+        """Whether a request of this priority leaves some of the room to others: a negative one does, while there are any."""
         if priority >= 0:
             self._others = now
-        elif now - self._others < ALONE:
-            return room.spared(view, crowded=len(self) > 0)
-        return room.free(view, crowded=len(self) > 0)
+            return False
+        return now - self._others < ALONE
 
     def item(
         self, id_: str, priority: int, flow: str, *, tokens: int, size: int, now: float, ttl: float,

@@ -5,6 +5,7 @@ between two requests. A request for which no endpoint has room waits, and is pic
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal, Protocol
@@ -18,9 +19,11 @@ from picker.load import Load
 from picker.prefix import BLOCK_TOKENS, hash_blocks
 from picker.profile import Own
 from picker.queues import Item
+from picker.record import Held, Recording, Records
 from picker.scorers import NO_LOAD, View
 from picker.stage import Pick, Profile
 from picker.state import State
+from picker.turn import Turn, choose
 from xds_server.model.graph import Objective, Pool
 from xds_server.model.objects import Problem
 
@@ -45,9 +48,7 @@ class Wish:
     model: str  # as the server will be asked
     hashes: Sequence[int]  # of the prompt's blocks
     ttft: float | None  # seconds: its objective
-
-    def denied(self, refused: Refused, now: float) -> Denied:
-        return denied(self.ask, refused, self.state.pool.name, self.objective, self.model, now - self.ask.now)
+    recording: Recording | None = None  # where somebody wants to know how it was decided
 
 
 def config_problems(pools: Iterable[Pool], own: Own | None = None) -> tuple[Problem, ...]:
@@ -66,9 +67,12 @@ def _problems(states: Iterable[State]) -> tuple[Problem, ...]:
 class Picker:
     """All pools. `default_pool` ("ns/name") is for gateways that do not say which pool they ask for."""
 
-    def __init__(self, signals: Signals, default_pool: str = "", own: Own | None = None) -> None:
-        """`own` finds the user's own scorers."""
+    def __init__(
+        self, signals: Signals, default_pool: str = "", own: Own | None = None, records: Records | None = None
+    ) -> None:
+        """`own` finds the user's own scorers; `records` says which decisions are recorded, and takes them."""
         self._signals = signals
+        self._records = records
         self._own = own
         self._default = default_pool
         self._states: dict[str, State] = {}
@@ -82,7 +86,7 @@ class Picker:
             for item in gone.flow.queues:
                 del self._waiting[item.id]
                 refused = Refused(503, "no_endpoints", f"there is no pool {name!r}")
-                self._answers[item.id] = item.ask.denied(refused, item.since)
+                self._answers[item.id] = self._denied(item.ask, refused, item.since)
         for name, pool in pools.items():
             state = self._states.get(name)
             if state is None:
@@ -116,11 +120,15 @@ class Picker:
             return denied(ask, Refused(503, "no_endpoints", message))
         wish, now = self._wish(ask, state), ask.now
         if wish.objective.priority < 0 and (shed := self._shed(wish)) is not None:
-            return wish.denied(shed, now)
+            return self._denied(wish, shed, now)
+        held: Held = "behind"
         if not len(state.flow):  # nobody is before it
             found = self._serve(wish, now)
             if not isinstance(found, str):
                 return found
+            held = found
+        if wish.recording is not None:
+            wish.recording.held = held
         return self._wait(wish)
 
     def poll(self, now: float) -> list[tuple[str, Answer]]:
@@ -168,6 +176,7 @@ class Picker:
 
     def _wish(self, ask: Ask, state: State) -> Wish:
         request, pool = ask.request, state.pool
+        why = None if self._records is None else self._records.wants(ask)
         model = target_model(pool.rewrites, request.model, request.session_id or ask.id)
         return Wish(
             ask,
@@ -176,6 +185,7 @@ class Picker:
             model,
             hash_blocks(request.prompt, model, request.cache_salt),
             limits.objective_of(request.headers, state.flow.limits.ttft_objective),
+            None if why is None else Recording(why, request),
         )
 
     def _shed(self, wish: Wish) -> Refused | None:
@@ -197,13 +207,17 @@ class Picker:
         item = self._item(wish)
         serving = bool(state.pool.endpoints)
         if wish.ttft is not None and serving:
-            latest = now + wish.ttft - room.after_slot(self._view(wish, now))
+            try:
+                view = schedule.rested(self._view(wish, now), state.profile)
+            except NoEndpoint as error:  # its subset names nobody
+                return self._denied(wish, Refused(503, "no_endpoints", str(error)), now)
+            latest = now + wish.ttft - room.after_slot(view)
             if latest < item.until:
                 item.until, item.why = latest, "slo_unreachable"
         late = item.why == "slo_unreachable" and now + state.flow.delay(item) >= item.until
         if late or item.until <= now:
             reason: Reason = item.why if serving else "no_endpoints"
-            return wish.denied(state.flow.refusal(reason, now), now)
+            return self._denied(wish, state.flow.refusal(reason, now), now)
         others = bool(len(state.flow))
         self._waiting[ask.id] = state
         self._settle(state.flow.join(item, now), now)
@@ -250,7 +264,7 @@ class Picker:
     def _settle(self, found: Iterable[tuple[Item, Refused]], now: float) -> None:
         for item, refused in found:
             del self._waiting[item.id]
-            self._answers[item.id] = item.ask.denied(refused, now)
+            self._answers[item.id] = self._denied(item.ask, refused, now)
 
     def _serve(self, wish: Wish, now: float) -> Answer | Literal["wait", "full"]:
         """The decision with what is known now, or why there is none yet."""
@@ -258,28 +272,56 @@ class Picker:
         pool, bounds = state.pool, state.flow.limits
         if not pool.endpoints and ask.subset is None and bounds.enabled and not pool.backend.failover:
             return "full"  # of a pool with a failover nobody waits: it is asked next
+        turn = Turn(
+            ask.id,
+            wish.objective.priority,
+            whole=ask.subset is None,
+            limited=bounds.enabled,
+            crowded=len(state.flow) > 0,
+            spares=bounds.enabled and state.flow.spares(wish.objective.priority, now),
+            left=None if wish.ttft is None else wish.ttft - (now - ask.now),
+        )
+        view = None
         try:
             view = self._view(wish, now)
-            places, probes = [True] * len(view.names), False
-            if bounds.enabled:
-                urgent, crowded = wish.objective.priority >= 0, len(state.flow) > 0
-                places = state.flow.places(view, wish.objective.priority, now)
-                if probes := urgent and not any(places) and room.curious(ask.id):
-                    places = room.free(view, crowded=crowded, probe=True)
-                if not any(places):
-                    return "full" if ask.subset is None and urgent and not probes else "wait"
-            if wish.ttft is not None and bounds.enabled and not probes:
-                candidates = room.in_time(view, places, wish.ttft - (now - ask.now))
-            else:
-                candidates = room.allowed(view, places, queues=wish.objective.priority >= 0)
-            if candidates is None:
-                return wish.denied(state.flow.refusal("slo_unreachable", now), now)
-            if not candidates:
-                return "wait"
-            pick = _pick_where(view, candidates, state.profile, ask.id)
+            found = (choose if wish.recording is None else wish.recording.choose)(view, state.profile, turn)
         except NoEndpoint as error:
-            return wish.denied(Refused(503, "no_endpoints", str(error)), now)
-        return "wait" if pick is None else self._decided(wish, pick, now)
+            return self._denied(wish, Refused(503, "no_endpoints", str(error)), now, view)
+        if found == "late":
+            return self._denied(wish, state.flow.refusal("slo_unreachable", now), now, view)
+        if isinstance(found, str):
+            return found
+        self._record(wish, found, now, view)
+        return self._decided(wish, found, now)
+
+    def _denied(self, wish: Wish, refused: Refused, now: float, view: View | None = None) -> Denied:
+        self._record(wish, refused, now, view)
+        asked = wish.recording is not None and wish.recording.why == "asked"
+        found = denied(wish.ask, refused, wish.state.pool.name, wish.objective, wish.model, now - wish.ask.now)
+        return replace(found, explained=asked)
+
+    def _record(self, wish: Wish, answer: Pick | Refused, now: float, view: View | None) -> None:
+        """What the answer depended on, where somebody wants to know. Without a `view`: what is known now."""
+        recording, state = wish.recording, wish.state
+        if recording is None or self._records is None:
+            return
+        if view is None:
+            with suppress(NoEndpoint):
+                view = self._view(wish, now)
+        queued = len(state.flow) - (state.flow.queues.get(wish.ask.id) is not None)
+        self._records.take(
+            recording.record(
+                wish.ask,
+                answer,
+                view=view,
+                pool=state.pool.name,
+                target_model=wish.model,
+                priority=wish.objective.priority,
+                config=state.in_force,
+                now=now,
+                queued=queued,
+            )
+        )
 
     def _view(self, wish: Wish, now: float) -> View:
         """What is known of the candidates. Raises NoEndpoint."""
@@ -289,8 +331,8 @@ class Picker:
         matches = state.prefixes.match(wish.hashes)
         matched = [matches.get(name, 0) for name in names] if matches else [0] * len(names)
         found = [loads.get(name, NO_LOAD) for name in names]
-        view = View(wish.ask.request, wish.model, endpoints, names, found, matched, len(wish.hashes), now)
-        return schedule.rested(view, state.profile)  # one that rests has no room either
+        ask = wish.ask
+        return View(ask.request, wish.model, endpoints, names, found, matched, len(wish.hashes), now, id=ask.id)
 
     def _decided(self, wish: Wish, pick: Pick, now: float) -> Decision:
         ask, state, best = wish.ask, wish.state, pick.endpoints[0]
@@ -320,6 +362,7 @@ class Picker:
             request_id=request.request_id,
             headers=pick.headers,
             queue=waited,
+            explained=wish.recording is not None and wish.recording.why == "asked",
         )
         self._signals.started(decision, now)
         return decision
@@ -330,20 +373,6 @@ class Picker:
         if not pool and len(self._states) == 1:
             return next(iter(self._states.values()))
         return self._states.get(pool)
-
-
-def _pick_where(view: View, allowed: list[int], profile: Profile, request_id: str) -> Pick | None:
-    """The pick among some candidates, with fallbacks from among all of them; None where no filter lets one of the some pass."""
-    if len(allowed) == len(view.names):
-        return schedule.pick(view, profile, request_id)
-    try:
-        found = schedule.pick(view.only(allowed), profile, request_id)
-    except NoEndpoint:
-        return None
-    handler = profile.handler
-    every = schedule.run(view, profile, request_id) if handler is None else handler(view, request_id, schedule.run)
-    names = (*found.endpoints, *(name for name in every.endpoints if name not in found.endpoints))
-    return replace(found, endpoints=names[: len(every.endpoints)], candidates=every.candidates)
 
 
 __all__ = ["Answer", "Ask", "Denied", "Picker", "Waiting", "config_problems", "denied", "objective_of", "target_model"]

@@ -8,7 +8,7 @@ in picker/plugins, a table for each kind; docs/llm-d.md says how each differs fr
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 from picker import scorers as functions
 from picker.errors import ConfigError
@@ -22,8 +22,8 @@ from picker.plugins.own import Guarded, Own
 from picker.plugins.parameters import Parameters, shown
 from picker.plugins.pickers import FALLBACKS, PICKERS, Make
 from picker.plugins.scorers import SCORERS
-from picker.scorers import Filter, Picker, Scorer, View
-from picker.stage import Profile
+from picker.scorers import Filter, Picker, Scorer
+from picker.stage import Learns, Profile
 from picker.ttft import least_predicted_ttft
 
 __all__ = ("API_VERSIONS", "DEFAULT", "Own", "Thresholds", "read")
@@ -35,13 +35,6 @@ DEFAULT = Profile(
     scorers=(("predicted-latency-scorer", least_predicted_ttft, 1.0),),
     picker=functions.max_score_picker(3, good=1 / 3),  # fallbacks are elsewhere, unless that is three times as slow
 )
-
-
-@runtime_checkable
-class _Learns(Protocol):
-    """A filter or scorer that wants to know where requests went."""
-
-    def after(self, view: View, endpoints: tuple[str, ...], /) -> None: ...
 
 
 SECTIONS = ("apiVersion", "kind", "metadata", "plugins", "schedulingProfiles", "featureGates", "flowControl",
@@ -93,7 +86,7 @@ def read(content: Mapping[str, Any], own: Own | None = None) -> Profile:
         thresholds=thresholds,
         notes=tuple(found.notes),
         handler=handler,
-        after=tuple(one.after for one in every if isinstance(one, _Learns)),
+        after=tuple(one.after for one in every if isinstance(one, Learns)),
         limits=bounds,
         shed=next(iter(found.sheds.values()), None),
         guarded=tuple(one for one in found.scorers.values() if isinstance(one, Guarded)),
@@ -201,11 +194,11 @@ def _profiles(content: Mapping[str, Any], found: _Found) -> dict[str, Callable[[
         names = dict.fromkeys([*found.filters, *found.scorers, *found.pickers])
         profiles["default"] = [("plugins", {"pluginRef": name}) for name in names]
 
-    def made(references: list[tuple[str, Any]]) -> Callable[[int], Profile]:
+    def made(name: str, references: list[tuple[str, Any]]) -> Callable[[int], Profile]:
         _profile(references, found, FALLBACKS)
-        return lambda count: _profile(references, found, count)
+        return lambda count: replace(_profile(references, found, count), name=name)
 
-    return {name: made(references) for name, references in profiles.items()}
+    return {name: made(name, references) for name, references in profiles.items()}
 
 
 def _profile(references: list[tuple[str, Any]], found: _Found, count: int) -> Profile:

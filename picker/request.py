@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from picker.errors import BadRequest
 from xds_server.model.names import FAIRNESS_HEADER, OBJECTIVE_HEADER
@@ -45,7 +45,7 @@ class InferenceRequest:
     body_bytes: int = 0
     objective: str = ""  # as asked for by header
     fairness_id: str = DEFAULT_FLOW
-    session_id: str = ""
+    session_id: str = ""  # a hash: the header may as well be a credential, and equality is all that is needed
     user_agent: str = ""
     request_id: str = ""  # x-request-id
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)  # lower-case names
@@ -85,7 +85,7 @@ def parse(headers: Mapping[str, str], body: bytes, max_body: int = MAX_BODY) -> 
         body_bytes=len(body),
         objective=_first(headers, OBJECTIVE_HEADERS),
         fairness_id=_first(headers, FAIRNESS_HEADERS) or DEFAULT_FLOW,
-        session_id=_first(headers, SESSION_HEADERS),
+        session_id=_session(headers),
         user_agent=headers.get("user-agent", ""),
         request_id=headers.get("x-request-id", ""),
         headers=headers,
@@ -102,7 +102,7 @@ def without_body(headers: Mapping[str, str], body_bytes: int = 0) -> InferenceRe
         body_bytes=body_bytes,
         objective=_first(headers, OBJECTIVE_HEADERS),
         fairness_id=_first(headers, FAIRNESS_HEADERS) or DEFAULT_FLOW,
-        session_id=_first(headers, SESSION_HEADERS),
+        session_id=_session(headers),
         user_agent=headers.get("user-agent", ""),
         request_id=headers.get("x-request-id", ""),
         headers=headers,
@@ -295,6 +295,11 @@ def _first(headers: Mapping[str, str], names: tuple[str, ...]) -> str:
         if found := headers.get(name):
             return found
     return ""
+
+
+def _session(headers: Mapping[str, str]) -> str:
+    found = _first(headers, SESSION_HEADERS)
+    return xxh3_64_hexdigest(found.encode()) if found else ""
 
 
 def _object(body: bytes) -> dict[str, Any]:

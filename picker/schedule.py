@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from picker.errors import NoEndpoint
 from picker.health import healthy
 from picker.scorers import View
-from picker.stage import Pick, Profile
+from picker.stage import Pick, Profile, Run
 from xds_server.model.graph import Endpoint
 
 
@@ -28,19 +28,6 @@ def candidates(endpoints: Sequence[Endpoint], hint: tuple[str, ...] | None) -> l
     return [one for one in found if not one.draining] or found
 
 
-def pick(view: View, profile: Profile, request_id: str) -> Pick:
-    """What the profile decides, through its handler where it has several stages. Raises NoEndpoint.
-
-    Ties break on the request id, so equal inputs give equal picks. Endpoints that rest are no candidates while others are.
-    """
-    view = rested(view, profile)
-    handler = profile.handler
-    found = run(view, profile, request_id) if handler is None else handler(view, request_id, run)
-    for tell in profile.after:
-        tell(view, (found.endpoints[0], *found.beside))
-    return found
-
-
 def run(view: View, profile: Profile, request_id: str) -> Pick:
     """The candidates that pass every filter, best first, as many as the profile's picker gives. Raises NoEndpoint."""
     view = _filtered(view, profile)
@@ -49,6 +36,20 @@ def run(view: View, profile: Profile, request_id: str) -> Pick:
         totals = [total + weight * score for total, score in zip(totals, scorer(view), strict=True)]
     chosen = profile.picker(view, totals, request_id)
     return Pick(tuple([view.names[i] for i in chosen]), len(view.names), view.matched[chosen[0]])
+
+
+def pick(view: View, profile: Profile, request_id: str, stage: Run = run) -> Pick:
+    """What the profile decides, through its handler where it has several stages. Raises NoEndpoint.
+
+    Ties break on the request id, so equal inputs give equal picks. Endpoints that rest are no candidates while others are.
+    `stage` picks for one stage.
+    """
+    view = rested(view, profile)
+    handler = profile.handler
+    found = stage(view, profile, request_id) if handler is None else handler(view, request_id, stage)
+    for tell in profile.after:
+        tell(view, (found.endpoints[0], *found.beside))
+    return found
 
 
 def rested(view: View, profile: Profile) -> View:

@@ -60,6 +60,7 @@ class View:
     blocks: int  # of the prompt
     now: float
     peer: Endpoint | None = None  # that another stage of this request has been given: decode, where prefill is picked
+    id: str = ""  # of the decision: the only source of chance
     known: list[bool] = field(init=False)
     predicted: list[float] | None = field(
         default=None, init=False
@@ -82,6 +83,7 @@ class View:
             self.blocks,
             self.now,
             self.peer,
+            self.id,
         )
 
 

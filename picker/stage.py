@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from picker import limits, scorers as functions
 from picker.limits import Limits
@@ -32,11 +33,19 @@ class Profile:
     limits: Limits = limits.DEFAULT  # of flow control
     shed: Shed | None = None  # whom to refuse of negative priority, beside flow control
     guarded: tuple[Guarded, ...] = ()  # the user's own scorers, which may have problems
+    name: str = ""  # in its file
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong with the user's own scorers."""
         return tuple(one.problem for one in self.guarded if one.problem)
+
+
+@runtime_checkable
+class Learns(Protocol):
+    """A filter or scorer that wants to know where requests went: what it says does not depend on the View alone."""
+
+    def after(self, view: View, endpoints: tuple[str, ...], /) -> None: ...
 
 
 Run = Callable[[View, Profile, str], Pick]  # one stage: schedule.run

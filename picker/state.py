@@ -7,6 +7,7 @@ from picker.errors import ConfigError
 from picker.flow import FlowControl
 from picker.prefix import PrefixIndex
 from picker.profile import Own
+from picker.record import Config, config_of
 from picker.stage import Profile
 from xds_server.model.graph import Endpoint, Pool
 from xds_server.model.objects import Problem
@@ -15,7 +16,7 @@ from xds_server.model.objects import Problem
 class State:
     """One pool, its profile and what was learned about it."""
 
-    __slots__ = ("_everybody", "config", "flow", "own", "pool", "prefixes", "problem", "profile")
+    __slots__ = ("_everybody", "config", "flow", "in_force", "own", "pool", "prefixes", "problem", "profile")
 
     def __init__(self, pool: Pool, own: Own | None = None) -> None:
         self.pool = pool
@@ -23,6 +24,7 @@ class State:
         self.flow = FlowControl()
         self.config: Mapping[str, object] | None = None
         self.profile: Profile = profile.DEFAULT
+        self.in_force = Config()  # what the profile was read from
         self.problem: Problem | None = None
         self.prefixes = PrefixIndex()
         self._everybody: tuple[list[Endpoint], list[str]] | None = (
@@ -53,6 +55,7 @@ class State:
         self.config, self.problem = pool.config, None
         try:
             self.profile = profile.DEFAULT if pool.config is None else profile.read(pool.config, self.own)
+            self.in_force = config_of(pool.config)
         except ConfigError as error:
             ref, source = pool.config_of or (pool.ref, "")
             message = f"{error.message}; the last good configuration stays in effect"

@@ -55,9 +55,8 @@ def attribute(given: Parameters, name: str) -> Callable[[View, int], float | Non
 
 
 def chance(view: View) -> float:
-    """In [0, 1), the same for equal requests: there are no dice in the core."""
-    request = view.request
-    return xxh3_64_intdigest(request.request_id.encode() or request.prompt) / 2**64
+    """In [0, 1), by the decision's id: there are no dice in the core."""
+    return xxh3_64_intdigest(view.id.encode()) / 2**64
 
 
 def _by_label(given: Parameters) -> Filter:

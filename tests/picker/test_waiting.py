@@ -260,6 +260,12 @@ def test_a_subset_that_is_busy_waits_and_holds_up_nobody() -> None:
     assert gate.ask(subset=()).outcome.reason == "no_endpoints"
 
 
+def test_a_subset_that_names_nobody_is_refused_also_behind_others_and_with_an_objective() -> None:
+    gate = Gate(A)
+    gate.ask(), gate.ask()
+    assert gate.ask(subset=(), headers={"x_slo_ttft_ms": "500"}).outcome.reason == "no_endpoints"
+
+
 # --- defects of the peers (llm-d router 0.10; reference 4 and 11.3) ---------------------------------------------------
 
 
