@@ -218,6 +218,9 @@ OBJECTS_INVALID = _gauge("objects_invalid", "", "Objects that carry a user's mis
 LOG_RECORDS_DROPPED_TOTAL = _counter(
     "log_records_dropped_total", "", "Request log records dropped: the buffer was full."
 )
+DECISION_RECORDS_DROPPED_TOTAL = _counter(
+    "decision_records_dropped_total", "", "Decision records that the log did not take: the buffer was full."
+)
 BUILD_INFO = _gauge("build_info", "", "Always 1; the label says what runs.", VERSION)
 LOOP_LAG_SECONDS = _histogram("loop_lag_seconds", "seconds", "How late the event loop wakes a sleeper.", SHORT_BUCKETS)
 

@@ -1,4 +1,4 @@
-"""The telemetry server as an aiohttp application: /metrics, /healthz, /readyz, and /status where there is one.
+"""The telemetry server as an aiohttp application: /metrics, /healthz, /readyz; /status and /decisions where there are any.
 
 For the kubelet and for Prometheus; it belongs on a port of its own that no client of the gateway reaches.
 """
@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 import orjson
 from aiohttp import web
 
+from observability.decisions import Decisions, explained, listed
 from observability.exporters.prometheus import negotiate, render
 from observability.registry import Registry
 
+_LISTED = 50  # decisions, where a client does not say
 _Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
@@ -20,8 +22,10 @@ def application(
     *,
     ready: Callable[[], bool] = lambda: True,
     status: Callable[[], object] | None = None,
+    decisions: Decisions | None = None,
 ) -> web.Application:
-    """`ready` says whether picks can be served (503 until then); `status` returns plain data, served as JSON.
+    """`ready` says whether picks can be served (503 until then); `status` returns plain data, served as JSON; `decisions` are
+    the latest records.
 
     /healthz answers as long as the event loop turns: a probe that times out is the sign of a blocked loop.
     """
@@ -31,6 +35,9 @@ def application(
     app.router.add_get("/readyz", _readyz(ready))
     if status is not None:
         app.router.add_get("/status", _status(status))
+    if decisions is not None:
+        app.router.add_get("/decisions", _decisions(decisions))
+        app.router.add_get("/decisions/{id}", _decision(decisions))
     return app
 
 
@@ -61,5 +68,26 @@ def _status(status: Callable[[], object]) -> _Handler:
     async def handle(_request: web.Request) -> web.Response:
         option = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
         return web.Response(body=orjson.dumps(status(), option=option), content_type="application/json")
+
+    return handle
+
+
+def _decisions(kept: Decisions) -> _Handler:
+    async def handle(request: web.Request) -> web.Response:
+        limit = request.query.get("limit", str(_LISTED))
+        if not limit.isdecimal() or len(limit) > 6:
+            return web.Response(status=400, text=f"limit must be a number, not {limit[:80]!r}\n")
+        page = await asyncio.to_thread(listed, kept.latest(int(limit)))
+        return web.Response(body=page, content_type="application/json")
+
+    return handle
+
+
+def _decision(kept: Decisions) -> _Handler:
+    async def handle(request: web.Request) -> web.Response:
+        found = kept.get(request.match_info["id"])
+        if found is None:
+            return web.Response(status=404, text="no such decision is recorded, or newer ones have taken its place\n")
+        return web.Response(body=await asyncio.to_thread(explained, found), content_type="application/json")
 
     return handle

@@ -144,6 +144,25 @@ def request_options(command: Parser) -> None:
         help="share of the successes to log, from 0 to 1 (default: 1.0); errors are always logged",
     )
     option(
+        "--decisions",
+        default="",
+        metavar="FILE",
+        help="one JSON line per recorded decision, for `penstock replay`; - is standard output, '' none (default: '')",
+    )
+    option(
+        "--decisions-rate",
+        type=share,
+        default=0.01,
+        metavar="SHARE",
+        help="share of the decisions to record, from 0 to 1, and at least one a second (default: 0.01; 0: none)",
+    )
+    option(
+        "--explain",
+        choices=("header", "off"),
+        default="off",
+        help="header: a request with `penstock-explain: 1` is recorded, and its client told the id (default: off)",
+    )
+    option(
         "--max-body",
         type=size,
         default=32 << 20,
@@ -168,7 +187,6 @@ def scorers_option(command: argparse.ArgumentParser) -> None:
 
 def about_requests(given: argparse.Namespace) -> dict[str, Any]:
     """As fields of Settings."""
-    return {
-        name: getattr(given, name)
-        for name in ("telemetry", "request_log", "request_log_rate", "max_body", "picker_timeout", "scorers")
-    }
+    named = ("telemetry", "request_log", "request_log_rate", "max_body", "picker_timeout", "scorers")
+    found = {name: getattr(given, name) for name in (*named, "decisions", "decisions_rate")}
+    return {**found, "explain": given.explain == "header"}

@@ -1,4 +1,4 @@
-"""The command line: `penstock run | controller | attach | demo | sim | translate | bootstrap`."""
+"""The command line: `penstock run | controller | attach | demo | sim | translate | replay | bootstrap`."""
 
 import argparse
 import json
@@ -39,6 +39,7 @@ def parser() -> Parser:
     _translate(
         commands.add_parser("translate", help="print the Envoy configuration and the status of manifests, offline")
     )
+    _replay(commands.add_parser("replay", help="decide recorded decisions again, or as another configuration would"))
     controller.options(commands.add_parser("controller", help="the gateway in a Kubernetes cluster"), _serve_settings)
     _attach(commands.add_parser("attach", help="print what Envoys of your own need to serve a Gateway of a cluster"))
     _bootstrap(commands.add_parser("bootstrap", help="print the bootstrap for an Envoy of an existing fleet"))
@@ -136,6 +137,12 @@ def _translate(command: Parser) -> None:
     )
     listen_options(command)
     command.set_defaults(act=offline.main)
+
+
+def _replay(command: Parser) -> None:
+    from penstock import replay  # noqa: PLC0415
+
+    replay.options(command)
 
 
 def _bootstrap(command: Parser) -> None:

@@ -22,6 +22,7 @@ import grpc
 from aiohttp import web
 
 from observability import catalogue
+from observability.decisions import DecisionLog, Decisions
 from observability.log import RequestLog
 from observability.record import Recorder, load_samples
 from observability.registry import Registry, Sample
@@ -74,7 +75,8 @@ class Gateway:
         self.recorder = Recorder(self.registry)
         self.signals = Signals()
         self.scraper = Scraper(self.signals)
-        self.picker = Picker(self.signals, own=own_scorers.own(settings.scorers))
+        self.decisions = Decisions(settings.decisions_rate, header=settings.explain)
+        self.picker = Picker(self.signals, own=own_scorers.own(settings.scorers), records=self.decisions)
         self.wake: Callable[[], None] = lambda: None  # requests that wait: something has changed that may let them go
         self.envoy: envoy.Envoy | None = None
         located = [partial(files.located, directory=settings.manifests)] if settings.manifests else []
@@ -218,6 +220,11 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             gateway.watch(request_log.observe)
             gateway.registry.collect(request_log.collect)
             tasks.create_task(request_log.run())
+        if settings.decisions:
+            decision_log = DecisionLog(stack.enter_context(_stream(settings.decisions)))
+            gateway.decisions.on_record = decision_log.offer
+            gateway.registry.collect(decision_log.collect)
+            tasks.create_task(decision_log.run())
         await gateway.snapshots.get()  # an Envoy that comes before the first sync is sent away and waits
         if settings.proxy.start:
             graph = await gateway.graphs.get()
@@ -336,7 +343,7 @@ async def _serve_telemetry(gateway: Gateway, stack: AsyncExitStack) -> None:
     if not gateway.settings.telemetry:
         return
     ready = lambda: bool(gateway.serving.value)  # noqa: E731
-    app = application(gateway.registry, ready=ready, status=gateway.report.status)
+    app = application(gateway.registry, ready=ready, status=gateway.report.status, decisions=gateway.decisions)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

@@ -61,6 +61,9 @@ class Settings:
     telemetry: str = "127.0.0.1:9090"  # /metrics, /status, /readyz
     request_log: str = ""  # a file, "-" for standard output, "" for none
     request_log_rate: float = 1.0  # of the successes; errors are always logged
+    decisions: str = ""  # the log of decision records: a file, "-" for standard output, "" for none
+    decisions_rate: float = 0.01  # of the decisions that are recorded unasked, and at least one a second; 0: none
+    explain: bool = False  # clients may ask for the record of their request
     max_body: int = 32 << 20  # bytes
     picker_timeout: float = 2.0  # seconds, then the pool's failureMode decides
     scorers: Path | None = None  # a directory of the user's own
@@ -76,6 +79,7 @@ class Settings:
                 instance=self.kubernetes.identity,
                 picker_timeout=self.picker_timeout,
                 max_body=self.max_body,
+                explain=self.explain,
                 trust=trust,
             )
         return DataPlane(
@@ -84,4 +88,5 @@ class Settings:
             picker=self.picker or f"unix:{folder / 'picker.sock'}",
             picker_timeout=self.picker_timeout,
             max_body=self.max_body,
+            explain=self.explain,
         )

@@ -21,6 +21,7 @@ from picker.errors import BadRequest
 from picker.facts import Decision, Outcome, Reason, Refused
 from picker.inflight import LogEntry
 from picker.request import MAX_BODY, Dialect, InferenceRequest, parse, with_model, without_body
+from xds_server.model.names import DECISION_HEADER
 
 GRACE = 5.0  # seconds that Envoy waits longer than the request may wait here: the answer has to arrive
 CHUNK = 62000  # bytes: what Envoy is sure to take in one message (64 KiB), less the envelope
@@ -76,6 +77,7 @@ class Destination:
     endpoints: str  # "ip:port,ip:port", best first
     id: str
     headers: tuple[tuple[str, str], ...] = ()  # beside it; "" takes away what the client sent
+    explained: bool = False  # the client is told the id
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +291,7 @@ class ExtProcSession:
         if isinstance(found, Denied):
             return self._refuse(found, request.dialect, "")
         self.fact = found
-        destination = Destination(",".join(found.endpoints), found.id, found.headers)
+        destination = Destination(",".join(found.endpoints), found.id, found.headers, found.explained)
         rewrite = request.model and found.target_model != request.model
         rewritten = with_model(body, found.target_model) if rewrite else None
         if start.mode != "duplex":
@@ -321,7 +323,7 @@ class ExtProcSession:
 
     def _refuse(self, found: Denied, dialect: Dialect, param: str) -> list[Reply]:
         self.fact, self.closed = found.outcome, True
-        return [refusal(found.refused, dialect, param)]
+        return [refusal(found.refused, dialect, param, self._id if found.explained else "")]
 
 
 def _chunks(phase: Phase, body: bytes, end_of_stream: bool) -> Iterator[ChunkReply]:
@@ -347,8 +349,8 @@ _DROPPED: Mapping[Reason, str] = {  # llm-d router, pkg/common/error
 }
 
 
-def refusal(refused: Refused, dialect: Dialect, param: str = "") -> ImmediateReply:
-    """What the client reads: an error object in the words of the API that it spoke."""
+def refusal(refused: Refused, dialect: Dialect, param: str = "", decision: str = "") -> ImmediateReply:
+    """What the client reads: an error object in the words of the API that it spoke. `decision`: the id that it is told."""
     error: dict[str, object]
     if dialect == "anthropic":
         kind = _ANTHROPIC.get(refused.status, "invalid_request_error")
@@ -361,4 +363,6 @@ def refusal(refused: Refused, dialect: Dialect, param: str = "") -> ImmediateRep
         headers.append(("retry-after", str(refused.retry_after)))
     if refused.reason in _DROPPED:
         headers.append(("x-llm-d-request-dropped-reason", _DROPPED[refused.reason]))
+    if decision:
+        headers.append((DECISION_HEADER, decision))
     return ImmediateReply(refused.status, tuple(headers), orjson.dumps(error), f"penstock:{refused.reason}")

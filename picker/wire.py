@@ -28,7 +28,7 @@ from picker.session import (
     ResponseTrailers,
     TrailersReply,
 )
-from xds_server.model.names import DESTINATION, LB_NAMESPACE, PENSTOCK_NAMESPACE, SUBSET_NAMESPACE
+from xds_server.model.names import DECISION_KEY, DESTINATION, LB_NAMESPACE, PENSTOCK_NAMESPACE, SUBSET_NAMESPACE
 
 SUBSET = "x-gateway-destination-endpoint-subset"
 
@@ -162,7 +162,10 @@ def _send_to(message: Any, mutation: Any, destination: Destination) -> None:
                 mutation.remove_headers.append(name)
     fields = message.dynamic_metadata.fields
     fields[LB_NAMESPACE].struct_value.fields[DESTINATION].string_value = destination.endpoints
-    fields[PENSTOCK_NAMESPACE].struct_value.fields["id"].string_value = destination.id
+    ours = fields[PENSTOCK_NAMESPACE].struct_value.fields
+    ours["id"].string_value = destination.id
+    if destination.explained:
+        ours[DECISION_KEY].string_value = destination.id
 
 
 _CONSTANT: dict[HeadersReply | TrailersReply, bytes] = {}

@@ -29,6 +29,12 @@ BODY_HEADER = "x-penstock-body"  # "invalid": the body is not the JSON that it s
 PICKER_HEADER = "x-penstock-picker"  # of an answer inside Envoy: a pool's picker could not be asked
 RESERVED_PREFIXES = ("x-gateway-destination-", "x-penstock-")
 
+# A client asks why its request was decided as it was, and is told the id of the record. Not of the reserved names, whose
+# copies of clients are removed.
+EXPLAIN_HEADER = "penstock-explain"
+DECISION_HEADER = "penstock-decision"
+DECISION_KEY = "decision"  # of the dynamic metadata: the same id, where the client asked for it
+
 PICKER_CLUSTER = "penstock/picker"
 INVALID_CLUSTER = "penstock/invalid-backend"  # exists nowhere: Envoy answers 500 for its share of the requests
 

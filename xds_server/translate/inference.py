@@ -45,6 +45,8 @@ from xds_server.model.graph import Backend
 from xds_server.model.names import (
     AI_NAMESPACE,
     BODY_HEADER,
+    DECISION_HEADER,
+    DECISION_KEY,
     EXT_PROC,
     JSON_TO_METADATA,
     LB_NAMESPACE,
@@ -95,7 +97,7 @@ def filters(plane: DataPlane, *, by_model: bool) -> tuple[list[HttpFilter], list
     if by_model:
         found.append(_filter(MODEL_TO_HEADER, pack(_model_to_header())))
     return found, [
-        _filter(ROUTE_HEADERS, pack(HeaderMutation(mutations=Mutations()))),
+        _filter(ROUTE_HEADERS, pack(HeaderMutation(mutations=_told(plane)))),
         _filter(EXT_PROC, pack(_slot(plane))),
         _filter(SSE_TO_METADATA, pack(_sse_to_metadata())),
     ]
@@ -127,6 +129,19 @@ def asking(pool: Backend, plane: DataPlane) -> HttpFilter:
         )  # see `pool.py`: no route here leads elsewhere
     config.failure_mode_allow = False
     return _filter(EXT_PROC, pack(config))
+
+
+def telling(plane: DataPlane) -> list[HttpFilter]:
+    """For the listener of a pool that is asked apart, whose metadata no other listener sees."""
+    return [_filter(ROUTE_HEADERS, pack(HeaderMutation(mutations=_told(plane))))] if plane.explain else []
+
+
+def _told(plane: DataPlane) -> Mutations:
+    """The id of the decision for a client that asked for it: the picker sets it in no other request, and what is empty is no header."""
+    if not plane.explain:
+        return Mutations()
+    told = option(DECISION_HEADER, f"%DYNAMIC_METADATA({PENSTOCK_NAMESPACE}:{DECISION_KEY})%")
+    return Mutations(response_mutations=[Mutation(append=told)])
 
 
 def _slot(plane: DataPlane) -> ExternalProcessor:

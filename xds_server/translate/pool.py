@@ -113,7 +113,8 @@ def _asking(pool: Backend, plane: DataPlane) -> HttpConnectionManager:
     answered = _to_pool(pool, plane.stream_idle)
     answered.match = RouteMatch(prefix="/", headers=[HeaderMatcher(name=DESTINATION, present_match=True)])
     patience = plane.foreign_picker_timeout if pool.picker else plane.stream_idle
-    found = _manager(pool, [answered, _to_pool(pool, patience)], [inference.asking(pool, plane)])
+    telling = [] if pool.picker else inference.telling(plane)
+    found = _manager(pool, [answered, _to_pool(pool, patience)], [*telling, inference.asking(pool, plane)])
     found.access_log = [] if pool.picker else [access_log()]
     found.local_reply_config = replies.openai(asking=True, last=len(_steps(pool)) == 1)
     return found

@@ -19,6 +19,7 @@ class DataPlane:
     max_body: int = 32 * 1024 * 1024  # a prompt with images is large; beyond it the client gets 413
     stream_idle: float = 900.0  # pools: no byte either way for so long ends the stream
     connect_timeout: float = 2.0
+    explain: bool = False  # a client that asks is told the id of its decision's record
     trust: Trust | None = None  # how Envoys know the picker, and it them; None: plaintext, as on a unix socket
 
     def socket(self, port: int) -> tuple[str, int]:
