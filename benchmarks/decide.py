@@ -1,19 +1,24 @@
 """What a decision costs: microseconds of CPU a request, from the protobuf bytes of Envoy's messages to those of the reply.
 
+As `penstock run` has it, one decision in a hundred is recorded; the last row is what it costs where each one is.
+
 Run: python benchmarks/decide.py
 """
 
 import json
 import random
 import time
+from collections import deque
 from collections.abc import Mapping
 
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2
 
+from picker.ask import Ask
 from picker.facts import Decision
 from picker.load import Load
 from picker.picker import Picker
+from picker.record import DecisionRecord, Why
 from picker.session import ExtProcSession
 from picker.wire import decode, encode
 from xds_server.model.graph import Backend, Endpoint, Pool
@@ -72,12 +77,27 @@ def messages(size: int, chance: random.Random) -> tuple[bytes, bytes]:
     return request.SerializeToString(), body.SerializeToString()
 
 
-def measure(size: int, endpoints: int) -> float:
+class Some:
+    """Records a share, by counting."""
+
+    def __init__(self, every: int) -> None:
+        self._every, self._count = every, 0
+        self.taken: deque[DecisionRecord] = deque(maxlen=100)
+
+    def wants(self, _ask: Ask) -> Why | None:
+        self._count += 1
+        return None if self._count % self._every else "sampled"
+
+    def take(self, record: DecisionRecord) -> None:
+        self.taken.append(record)
+
+
+def measure(size: int, endpoints: int, every: int = 100) -> float:
     found = tuple(
         Endpoint(f"10.0.{i // 250}.{i % 250}", 8000, zone=f"z{i % 3}", node=f"n{i}") for i in range(endpoints)
     )
     pool = Pool(REF, Backend("pool/default/pool", REF, pool=True), found)
-    picker = Picker(Fixed(pool))
+    picker = Picker(Fixed(pool), records=Some(every))
     picker.update({pool.name: pool})
     chance = random.Random(2)
     different = [messages(size, chance) for _ in range(20)]
@@ -105,6 +125,9 @@ def main() -> None:
             us = round(measure(size, endpoints), 1)
             rows.append({"case": f"{name}, {endpoints} endpoints", "us": us})
             print(f"{rows[-1]['case']:>24}  {us:8.1f} us")
+    us = round(measure(SIZES["64 KB"], 100, every=1), 1)
+    rows.append({"case": "64 KB, 100 endpoints, recorded", "us": us})
+    print(f"{rows[-1]['case']:>24}  {us:8.1f} us")
     print(json.dumps({"rows": rows}))
 
 

@@ -1,19 +1,22 @@
 """The telemetry server, over real HTTP on a free port."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from observability import catalogue as c
+from observability.decisions import Decisions
 from observability.exporters.prometheus import OPENMETRICS, TEXT
 from observability.registry import Registry
 from observability.server import application
+from tests.observability.test_decisions import a_record
 
 
 @asynccontextmanager
-async def serving(**options: Callable[[], object]) -> AsyncIterator[TestClient]:
+async def serving(**options: Any) -> AsyncIterator[TestClient]:
     registry = Registry()
     registry.gauge(c.XDS_CONNECTED_CLIENTS).bind().set(2)
     async with TestClient(TestServer(application(registry, **options))) as client:
@@ -50,3 +53,19 @@ async def test_status_is_json_where_there_is_one() -> None:
         assert await answer.json() == {"pools": {"ns/p": {"ready": 3}}}
     async with serving() as client:
         assert (await client.get("/status")).status == 404
+
+
+async def test_decisions_are_listed_and_explained_where_they_are_kept() -> None:
+    kept = Decisions()
+    async with serving(decisions=kept) as client:
+        assert await (await client.get("/decisions")).json() == {"decisions": []}
+        assert (await client.get("/decisions/x")).status == 404
+        assert (await client.get("/decisions?limit=many")).status == 400
+        for number in range(3):
+            kept.take(a_record(f"id-{number}"))
+        answer = await client.get("/decisions?limit=2")
+        assert [one["id"] for one in (await answer.json())["decisions"]] == ["id-2", "id-1"]
+        found = await (await client.get("/decisions/id-1")).json()
+        assert (found["id"], found["penstock_decision"], len(found["explanation"]["stages"])) == ("id-1", 1, 1)
+    async with serving() as client:
+        assert (await client.get("/decisions")).status == 404

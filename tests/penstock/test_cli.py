@@ -50,11 +50,13 @@ def test_every_option_of_run_reaches_the_settings() -> None:
             "h:2",
         ),
         *("--telemetry", "h:3", "--request-log", "", "--request-log-rate", "0.5", "--max-body", "64Ki"),
+        *("--decisions", "d.jsonl", "--decisions-rate", "0.1", "--explain", "header"),
         *("--picker-timeout", "0.25", "--scorers", "s", "--listen", "0.0.0.0", "--listen", "80=[::1]:8080"),
     )
     assert (found.proxy.start, found.proxy.workers, found.proxy.admin) == (False, 3, "unix:/a")
     assert (found.xds, found.picker, found.telemetry) == (("[::1]:1", "unix:/x"), "h:2", "h:3")
     assert (found.request_log, found.request_log_rate) == ("", 0.5)
+    assert (found.decisions, found.decisions_rate, found.explain) == ("d.jsonl", 0.1, True)
     assert (found.max_body, found.picker_timeout, found.scorers) == (65536, 0.25, Path("s"))
     assert found.listen == Listen("0.0.0.0", ((80, "::1", 8080),))
 
@@ -76,6 +78,9 @@ def test_every_option_of_run_reaches_the_settings() -> None:
         ([*RUN, "--workers", "many"], "0 or more"),
         ([*RUN, "--request-log-rate", "2"], "a number from 0 to 1"),
         ([*RUN, "--request-log-rate", "nan"], "a number from 0 to 1"),
+        ([*RUN, "--decisions-rate", "-1"], "a number from 0 to 1"),
+        ([*RUN, "--explain", "yes"], "header"),
+        (["replay"], "FILE"),
         ([*RUN, "--max-body", "32MB"], "Ki, Mi or Gi"),
         ([*RUN, "--max-body", "1"], "from 1Ki to 1Gi"),
         ([*RUN, "--max-body", "2Gi"], "from 1Ki to 1Gi"),
@@ -105,7 +110,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert (ended.value.code, capsys.readouterr().out.strip()) == (0, f"penstock {version('penstock')}")
 
 
-@pytest.mark.parametrize("command", ["run", "demo", "sim", "translate", "bootstrap"])
+@pytest.mark.parametrize("command", ["run", "demo", "sim", "translate", "replay", "bootstrap"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])

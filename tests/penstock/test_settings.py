@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from penstock.settings import Listen, Settings
+from penstock.settings import Kubernetes, Listen, Settings
 
 FOLDER = Path("/run/folder")
 
@@ -29,3 +29,9 @@ def test_a_listener_is_bound_where_told_and_the_others_keep_their_port() -> None
 def test_limits_reach_the_data_plane() -> None:
     plane = Settings(Path("m"), max_body=1024, picker_timeout=0.5).plane(FOLDER)
     assert (plane.max_body, plane.picker_timeout) == (1024, 0.5)
+
+
+def test_clients_are_told_ids_only_where_that_is_switched_on() -> None:
+    assert not Settings(Path("m")).plane(FOLDER).explain
+    assert Settings(Path("m"), explain=True).plane(FOLDER).explain
+    assert Settings(kubernetes=Kubernetes(), explain=True).plane(FOLDER).explain

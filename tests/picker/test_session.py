@@ -1,6 +1,7 @@
 """ExtProcSession by example: every mode, refusals, waits and early ends. Its laws: test_session_laws.py."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -262,3 +263,17 @@ def test_what_comes_while_it_waits_has_no_place() -> None:
     run(session, RequestHeaders(CHAT, mode="duplex"), RequestBody(BODY, True))
     assert run(session, RequestBody(BODY, True), RequestTrailers(), ResponseHeaders()) == []
     assert not session.closed
+
+
+def test_whoever_asked_why_is_told_the_id_also_of_a_refusal() -> None:
+    class Explaining(FakePicker):
+        def decide(self, ask: Ask) -> Any:
+            return replace(self.answer(ask), explained=True)
+
+    for picker in (Explaining(), FakePicker()):
+        (reply,) = run(ExtProcSession(picker, "ns/pool", "id"), RequestHeaders(GET, end_of_stream=True))
+        assert reply.destination.explained == isinstance(picker, Explaining)
+    full = Refused(429, "queue_full", "too many")
+    for picker in (Explaining(refused=full), FakePicker(refused=full)):
+        (reply,) = run(ExtProcSession(picker, "ns/pool", "id"), RequestHeaders(GET, end_of_stream=True))
+        assert (("penstock-decision", "id") in reply.headers) == isinstance(picker, Explaining)

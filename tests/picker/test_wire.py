@@ -121,6 +121,15 @@ def test_the_header_equals_the_metadata(reply: HeadersReply | BodyReply) -> None
     assert message.dynamic_metadata["penstock"]["id"] == WHERE.id
 
 
+def test_who_asked_is_told_the_id_by_metadata_of_its_own() -> None:
+    asked = Destination(WHERE.endpoints, WHERE.id, explained=True)
+    assert dict(write(HeadersReply("request", asked)).dynamic_metadata["penstock"]) == {
+        "id": "id-1",
+        "decision": "id-1",
+    }
+    assert dict(write(HeadersReply("request", WHERE)).dynamic_metadata["penstock"]) == {"id": "id-1"}
+
+
 def test_bodies() -> None:
     assert write(BodyReply("request", WHERE, b"new")).request_body.response.body_mutation.body == b"new"
     told = write(BodyReply("request", WHERE, b"new", content_length=True)).request_body.response.header_mutation

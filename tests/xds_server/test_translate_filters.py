@@ -15,7 +15,7 @@ from xds_server.model.graph import CORS, Chain, Persistence, Port, Reply, Tracin
 from xds_server.model.meta import Meta
 from xds_server.model.objects import CORSFilter, ObjectRef, Retry, Timeouts
 from xds_server.model.policy import TraceAttribute, XTelemetryPolicy
-from xds_server.translate import DataPlane, filters
+from xds_server.translate import DataPlane, filters, inference
 
 pytestmark = pytest.mark.envoy
 A, B = backend("a"), backend("b")
@@ -32,6 +32,13 @@ def test_what_no_route_uses_is_not_there() -> None:
         plain, cors=CORS(CORSFilter(("*",))), action=replace(plain.action, session=Persistence("Header", "x-s"))
     )
     assert names(Chain("", None, hosts=(VirtualHost("*", (plain, more)),))) == ["cors", "stateful_session", "router"]
+
+
+def test_no_client_is_told_of_decisions_unless_that_is_switched_on() -> None:
+    on, off = (inference.filters(DataPlane(explain=explain), by_model=False)[1][0] for explain in (True, False))
+    assert b"%DYNAMIC_METADATA(penstock:decision)%" in bytes(on)
+    assert b"penstock-decision" not in bytes(off)
+    assert (len(inference.telling(DataPlane(explain=True))), inference.telling(DataPlane())) == (1, [])
 
 
 @pytest.mark.parametrize("kind", ["Cookie", "Header"])
