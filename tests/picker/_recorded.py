@@ -1,8 +1,10 @@
 """Traffic through a Picker that records everything: any configuration, any loads, waiting, subsets, objectives."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import orjson
 from hypothesis import strategies as st
 
 from picker.ask import Ask
@@ -119,6 +121,14 @@ LOADS = st.builds(
     prefill=st.tuples(_floats(0, 9), _floats(90, 100), _floats(90, 130)),
     resting=st.just(float("-inf")) | _floats(90, 140),
 )
+FULL = st.builds(
+    Load,
+    running=st.integers(1, 9),
+    scraped=_floats(90, 100),
+    inflight=st.integers(4, 6),
+    speed=st.builds(Speed, slots=_floats(1, 3), seconds=_floats(0.01, 5), weights=st.tuples(*[_floats(0, 1)] * 4)),
+)
+POOLS = st.tuples(*[LOADS] * len(ENDPOINTS)) | st.tuples(*[FULL] * len(ENDPOINTS))
 ASKS = st.fixed_dictionaries(
     {
         "model": st.sampled_from(MODELS),
@@ -154,8 +164,6 @@ class Known:
         return self.known
 
     def started(self, decision: Decision, now: float) -> None:
-        from dataclasses import replace  # noqa: PLC0415
-
         load = self.known[decision.endpoints[0]]
         self.known[decision.endpoints[0]] = replace(load, inflight=load.inflight + 1)
 
@@ -187,8 +195,6 @@ OWN = Own(lambda _: moody, lambda: 0.0)
 
 
 def asked(given: Mapping[str, Any], number: int, now: float) -> Ask:
-    import orjson  # noqa: PLC0415
-
     text = {"type": "text", "text": (CANARY + " ") * (given["prompt"] // 12)}
     image = [{"type": "image_url", "image_url": {"url": CANARY}}] if given["image"] else []
     body = {"model": given["model"], "messages": [{"role": "user", "content": [text, *image]}]}
@@ -200,7 +206,7 @@ def asked(given: Mapping[str, Any], number: int, now: float) -> Ask:
 def traffic(
     config: Mapping[str, Any] | None, loads: tuple[Load, ...], steps: list[Any]
 ) -> tuple[list[DecisionRecord], dict[str, Answer]]:
-    """What was recorded, and what was answered, by id."""
+    """What was recorded, and what was answered, by id. In the end all servers have room for who still waits."""
     signals, kept = Known({str(one): load for one, load in zip(ENDPOINTS, loads, strict=True)}), Kept()
     picker = Picker(signals, own=OWN, records=kept)
     objectives = (Objective("bulk", -1), Objective("gold", 10))
@@ -218,6 +224,8 @@ def traffic(
         else:
             signals.known.update({str(ENDPOINTS[place]): load for place, load in step})
         answers.update(picker.poll(now))
+    signals.known = {name: replace(load, inflight=0) for name, load in signals.known.items()}
+    answers.update(picker.poll(now + 0.5))
     answers.update(picker.poll(now + 1000.0))
     assert not picker.waits
     return kept.records, answers

@@ -9,7 +9,7 @@ from picker.load import Load
 from picker.picker import Picker
 from picker.record import Config, Noted, config_of
 from picker.record_json import record_line
-from tests.picker._recorded import ASKS, CANARY, ENDPOINTS, LOADS, OWN, Kept, Known, asked, configs, plugin, traffic
+from tests.picker._recorded import ASKS, CANARY, ENDPOINTS, OWN, POOLS, Kept, Known, asked, configs, plugin, traffic
 from tests.picker.test_picker import pool
 from xds_server.model.graph import Objective
 
@@ -18,7 +18,7 @@ ASK: dict[str, Any] = {"model": "m", "prompt": 300, "headers": {}, "image": True
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(configs(), st.tuples(*[LOADS] * len(ENDPOINTS)), st.lists(ASKS, min_size=1, max_size=4))
+@given(configs(), POOLS, st.lists(ASKS, min_size=1, max_size=4))
 def test_no_prompt_and_no_credential_is_in_any_record(config: Any, loads: Any, steps: list[Any]) -> None:
     """The canary is in the prompt, its image, the query, cookies, keys, authorization, user agent and session tokens."""
     records, _ = traffic(config, loads, steps)
@@ -61,10 +61,11 @@ def test_what_nobody_wants_is_not_recorded_and_decided_alike() -> None:
 def test_why_it_waited_and_for_how_long() -> None:
     busy = tuple(Load(scraped=100.0, inflight=1, running=1, speed=_slots(1.0)) for _ in ENDPOINTS)
     change = [(2, Load(scraped=100.0, speed=_slots(1.0)))]
-    records, answers = traffic(None, busy, [ASK, ASK, change])
-    one = next(record for record in records if answers[record.id].endpoints)
+    short = {**ASK, "headers": {"x-llm-d-inference-ttl": "100ms"}}
+    records, _ = traffic(None, busy, [ASK, short, change])
+    found = {record.id: record for record in records}
+    one, other = found["id-0"], found["id-1"]
     assert (one.held, one.waited, one.picked.endpoints[0]) == ("full", 0.5, str(ENDPOINTS[2]))
-    other = next(record for record in records if record is not one)
     assert (other.held, other.refused.reason, other.turn, len(other.candidates)) == ("behind", "queue_ttl", None, 7)
 
 
