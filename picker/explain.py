@@ -11,7 +11,7 @@ from picker.facts import Refused
 from picker.health import healthy
 from picker.plugins.own import Own
 from picker.prefix import BLOCK_TOKENS
-from picker.record import Config, DecisionRecord, Tape, opaque, through
+from picker.record import Config, DecisionRecord, Tape, through
 from picker.scorers import View
 from picker.stage import Pick, Profile
 from picker.turn import Verdict, choose, places
@@ -66,14 +66,17 @@ def replay(record: DecisionRecord, profile: Profile, *, quoted: bool = True) -> 
     if turn is None:
         raise ValueError("it was refused without a choice")
     stages: list[Stage] = []
-    play = _Playback(record.tape).wrap if quoted else lambda _, function: function
+    tape = _Playback(record.tape)
+
+    def play(profile: Profile) -> Profile:
+        return through(profile, tape.keep, tape.score) if quoted else profile
 
     def run(view: View, stage: Profile, id_: str) -> Pick:
         found = Stage(stage.name, tuple(view.names))
         stages.append(found)
-        return schedule.run(view, _watched(through(stage, play), found), id_)
+        return schedule.run(view, _watched(play(stage), found), id_)
 
-    chosen = through(profile, play)
+    chosen = play(profile)
     if quoted:
         chosen = replace(chosen, after=())  # they learned it when it happened
     try:
@@ -83,22 +86,34 @@ def replay(record: DecisionRecord, profile: Profile, *, quoted: bool = True) -> 
 
 
 class _Playback:
+    """What opaque filters and scorers said, in the order in which they were asked."""
+
     def __init__(self, tape: Tape) -> None:
         self._left = deque(tape)
 
-    def wrap(self, name: str, function: Any) -> Any:
-        if not opaque(function):
-            return function
+    def keep(self, name: str, _filter: object) -> Callable[[View], list[int]]:
+        def quote(view: View) -> list[int]:
+            said = self._next(name)
+            if not all(one in range(len(view.names)) for one in said):
+                raise Diverged(f"{name!r} is asked for {len(view.names)} endpoints, and kept others")
+            return [int(one) for one in said]
 
+        return quote
+
+    def score(self, name: str, _scorer: object) -> Callable[[View], list[float]]:
         def quote(view: View) -> list[float]:
-            kept, said = self._left.popleft() if self._left else ("nothing", ())
-            if kept != name:
-                raise Diverged(f"{name!r} is asked where the record has {kept!r}")
-            if any(isinstance(one, float) for one in said) and len(said) != len(view.names):
+            said = self._next(name)
+            if len(said) != len(view.names):
                 raise Diverged(f"{name!r} is asked for {len(view.names)} endpoints, and said {len(said)} figures")
             return list(said)
 
         return quote
+
+    def _next(self, name: str) -> tuple[float, ...]:
+        kept, said = self._left.popleft() if self._left else ("nothing", ())
+        if kept != name:
+            raise Diverged(f"{name!r} is asked where the record has {kept!r}")
+        return said
 
 
 def _watched(profile: Profile, stage: Stage) -> Profile:

@@ -152,12 +152,12 @@ def opaque(function: object) -> bool:
     return isinstance(function, (Learns, Guarded))
 
 
-def through(profile: Profile, wrap: Callable[[str, Any], Any]) -> Profile:
-    """The profile with its opaque filters and scorers wrapped."""
+def through(profile: Profile, keep: Callable[[str, Any], Any], score: Callable[[str, Any], Any]) -> Profile:
+    """The profile with its opaque filters by way of `keep`, and its opaque scorers by way of `score`."""
     return replace(
         profile,
-        filters=tuple((name, wrap(name, one) if opaque(one) else one) for name, one in profile.filters),
-        scorers=tuple((name, wrap(name, one) if opaque(one) else one, share) for name, one, share in profile.scorers),
+        filters=tuple((name, keep(name, one) if opaque(one) else one) for name, one in profile.filters),
+        scorers=tuple((name, score(name, one) if opaque(one) else one, share) for name, one, share in profile.scorers),
     )
 
 
@@ -199,8 +199,14 @@ class Recording:
         self._noted, self._tape = Noted(self._raw.headers), []
         self.view, self.turn = view, turn
         seen = replace(view, request=replace(self._raw, headers=self._noted))
-        taped = replace(through(profile, self._taped), after=tuple(partial(self._tell, one) for one in profile.after))
-        return choose(seen, taped, turn, lambda view, stage, id_: schedule.run(view, through(stage, self._taped), id_))
+        tell = tuple(partial(self._tell, one) for one in profile.after)
+        return choose(seen, replace(self._through(profile), after=tell), turn, self._run)
+
+    def _run(self, view: View, stage: Profile, id_: str) -> Pick:
+        return schedule.run(view, self._through(stage), id_)
+
+    def _through(self, profile: Profile) -> Profile:
+        return through(profile, self._taped, self._taped)
 
     def _taped(self, name: str, function: Function) -> Function:
         def ask(view: View) -> Sequence[float]:

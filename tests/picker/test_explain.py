@@ -110,6 +110,23 @@ def test_what_a_user_s_scorer_said_is_quoted_and_nothing_else_can_be() -> None:
     assert replay(record, profile_of(record.config), quoted=False).found.endpoints
 
 
+def test_what_a_filter_kept_must_be_there() -> None:
+    config = {"plugins": [plugin("session-affinity-filter"), plugin("queue-scorer")]}
+    record = one_record(config, headers={"x-session-token": "t"})
+    assert [name for name, _ in record.tape] == ["session-affinity-filter"]
+    for said in ((7,), (-1,), (0.5,)):
+        with pytest.raises(Diverged):
+            replay(replace(record, tape=(("session-affinity-filter", said),)), profile_of(record.config))
+
+
+def test_a_session_is_recorded_by_its_hash_and_decides_as_it_did() -> None:
+    """Among idle servers a session's own is preferred: without its hash some would go elsewhere."""
+    records = [one_record(headers={"x-session-token": f"t{number}"}) for number in range(8)]
+    assert not [one for one in records if differences(one, replay(one, profile_of(one.config)))]
+    nobody = [replace(one, request=replace(one.request, session="")) for one in records]
+    assert [one for one in nobody if differences(one, replay(one, profile_of(one.config)))]
+
+
 def test_a_configuration_that_is_no_json_cannot_be_read_again() -> None:
     with pytest.raises(LookupError):
         profile_of(Config("unreadable"))
