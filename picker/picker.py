@@ -50,6 +50,11 @@ class Wish:
     ttft: float | None  # seconds: its objective
     recording: Recording | None = None  # where somebody wants to know how it was decided
 
+    @property
+    def explained(self) -> bool:
+        """Whether its client is told the id of the record."""
+        return self.recording is not None and self.recording.why == "asked"
+
 
 def config_problems(pools: Iterable[Pool], own: Own | None = None) -> tuple[Problem, ...]:
     """What is wrong with the configurations of these pools, without serving them."""
@@ -296,9 +301,8 @@ class Picker:
 
     def _denied(self, wish: Wish, refused: Refused, now: float, view: View | None = None) -> Denied:
         self._record(wish, refused, now, view)
-        asked = wish.recording is not None and wish.recording.why == "asked"
         found = denied(wish.ask, refused, wish.state.pool.name, wish.objective, wish.model, now - wish.ask.now)
-        return replace(found, explained=asked)
+        return replace(found, explained=True) if wish.explained else found
 
     def _record(self, wish: Wish, answer: Pick | Refused, now: float, view: View | None) -> None:
         """What the answer depended on, where somebody wants to know. Without a `view`: what is known now."""
@@ -362,7 +366,7 @@ class Picker:
             request_id=request.request_id,
             headers=pick.headers,
             queue=waited,
-            explained=wish.recording is not None and wish.recording.why == "asked",
+            explained=wish.explained,
         )
         self._signals.started(decision, now)
         return decision

@@ -32,9 +32,8 @@ LONGEST_HEADER = 8000
 _SECRET = re.compile(r"auth|cookie|token|secret|password|api-?key|credential|signature", re.IGNORECASE)
 
 Why = Literal["asked", "sampled"]
-Held = Literal[
-    "", "behind", "wait", "full", "late"
-]  # why it waited; behind: others waited before it; the rest: see Verdict
+# Why it waited. behind: others waited before it; wait and full: see turn.Verdict.
+Held = Literal["", "behind", "wait", "full"]
 Tape = tuple[tuple[str, tuple[float, ...]], ...]  # (name of the plugin, what it said), in the order of the calls
 
 
