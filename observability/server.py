@@ -1,14 +1,16 @@
-"""The telemetry server as an aiohttp application: /metrics, /healthz, /readyz; /status and /decisions where there are any.
+"""The telemetry server as an aiohttp application: /metrics, /healthz, /readyz; /status, /decisions, /console where there are any.
 
 For the kubelet and for Prometheus; it belongs on a port of its own that no client of the gateway reaches.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import orjson
 from aiohttp import web
 
+from observability.console import server as console
 from observability.decisions import Decisions, explained, listed
 from observability.exporters.prometheus import negotiate, render
 from observability.registry import Registry
@@ -23,9 +25,10 @@ def application(
     ready: Callable[[], bool] = lambda: True,
     status: Callable[[], object] | None = None,
     decisions: Decisions | None = None,
+    view: Callable[[], dict[str, Any]] | None = None,
 ) -> web.Application:
     """`ready` says whether picks can be served (503 until then); `status` returns plain data, served as JSON; `decisions` are
-    the latest records.
+    the latest records; `view` is what the console shows beside the metrics.
 
     /healthz answers as long as the event loop turns: a probe that times out is the sign of a blocked loop.
     """
@@ -38,6 +41,8 @@ def application(
     if decisions is not None:
         app.router.add_get("/decisions", _decisions(decisions))
         app.router.add_get("/decisions/{id}", _decision(decisions))
+    if view is not None:
+        console.add(app, registry, view)
     return app
 
 

@@ -4,11 +4,13 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 from observability import catalogue
 from observability.record import short_type
 from observability.registry import Sample
+from penstock.topology import topology
 from picker.picker import Picker
 from picker.signals import Signals
 from xds_server import status
@@ -54,6 +56,9 @@ class Report:
         self._locate = locate
         self._located: dict[Problem, Problem] = {}
         self._told: frozenset[Problem] = frozenset()
+        self._drawn: tuple[Graph | None, dict[str, Any]] = None, topology(Graph())
+        self._started = time.time()
+        self._version = version("penstock")  # reads a file: once
 
     def changed(self, graph: Graph) -> None:
         """Log each problem once, and once that it is gone."""
@@ -72,11 +77,21 @@ class Report:
     def status(self) -> dict[str, Any]:
         """What /status serves: objects and their conditions, problems, the proxies and what they refused, the pools."""
         graph = self._graphs.value
+        return {**self._present(graph), "objects": status.render(graph) if graph else []}
+
+    def view(self) -> dict[str, Any]:
+        """What the console shows beside the metrics: `status` without the objects, and who leads where."""
+        graph = self._graphs.value
+        if graph is not None and graph is not self._drawn[0]:
+            self._drawn = graph, topology(graph)
+        known = {"version": self._version, "started": self._started, "topology": self._drawn[1]}
+        return {**self._present(graph), **known}
+
+    def _present(self, graph: Graph | None) -> dict[str, Any]:
         if graph is None:
-            return {"ready": False, "objects": [], "problems": [], "proxies": [], "pools": {}}
+            return {"ready": False, "problems": [], "proxies": [], "pools": {}}
         return {
             "ready": True,
-            "objects": status.render(graph),
             "problems": [str(problem) for problem in self.problems(graph)],
             "proxies": [_proxy(each) for each in self.proxies],
             "pools": {name: self._pool(name) for name in graph.pools},
@@ -123,6 +138,7 @@ class Report:
         profile = self._picker.profile(name)
         return {
             "saturation": self._picker.saturation(name, now),
+            "queued": sum(requests for requests, _ in self._picker.queued(name).values()),
             "notes": list(profile.notes) if profile else [],  # what of its EndpointPickerConfig is done in another way
             "endpoints": {
                 endpoint: {

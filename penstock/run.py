@@ -343,7 +343,10 @@ async def _serve_telemetry(gateway: Gateway, stack: AsyncExitStack) -> None:
     if not gateway.settings.telemetry:
         return
     ready = lambda: bool(gateway.serving.value)  # noqa: E731
-    app = application(gateway.registry, ready=ready, status=gateway.report.status, decisions=gateway.decisions)
+    report = gateway.report
+    app = application(
+        gateway.registry, ready=ready, status=report.status, decisions=gateway.decisions, view=report.view
+    )
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
