@@ -76,6 +76,7 @@ class Destination:
     endpoints: str  # "ip:port,ip:port", best first
     id: str
     headers: tuple[tuple[str, str], ...] = ()  # beside it; "" takes away what the client sent
+    rewritten: tuple[str, str] | None = None  # the model that was asked for, and the one that the server is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,9 +290,10 @@ class ExtProcSession:
         if isinstance(found, Denied):
             return self._refuse(found, request.dialect, "")
         self.fact = found
-        destination = Destination(",".join(found.endpoints), found.id, found.headers)
-        rewrite = request.model and found.target_model != request.model
+        names = (request.model, found.target_model)
+        rewrite = names if request.model and found.target_model != request.model else None
         rewritten = with_model(body, found.target_model) if rewrite else None
+        destination = Destination(",".join(found.endpoints), found.id, found.headers, rewrite)
         if start.mode != "duplex":
             self.closed = True
             if start.end_of_stream or start.mode == "none":

@@ -1,6 +1,7 @@
 """ExtProcSession by example: every mode, refusals, waits and early ends. Its laws: test_session_laws.py."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,12 +101,13 @@ def test_where_no_body_is_sent_the_headers_are_all() -> None:
     assert run(session_of(), RequestHeaders(CHAT, False, "none")) == [HeadersReply("request", WHERE)]
 
 
-def test_a_rewritten_model_travels_in_the_body() -> None:
+def test_a_rewritten_model_travels_in_the_body_and_both_names_in_the_decision() -> None:
+    where = replace(WHERE, rewritten=("m", "n"))
     replies = run(session_of(FakePicker("n")), RequestHeaders(CHAT), RequestBody(BODY, True))
-    assert replies[1] == BodyReply("request", WHERE, b'{"model":"n","messages":[]}')
+    assert replies[1] == BodyReply("request", where, b'{"model":"n","messages":[]}')
     told = CHAT | {"content-length": "27"}
     replies = run(session_of(FakePicker("n")), RequestHeaders(told), RequestBody(BODY, True))
-    assert replies[1] == BodyReply("request", WHERE, b'{"model":"n","messages":[]}', content_length=True)
+    assert replies[1] == BodyReply("request", where, b'{"model":"n","messages":[]}', content_length=True)
     assert run(session_of(), RequestHeaders(told), RequestBody(BODY, True))[1] == BodyReply("request", WHERE)
     replies = run(session_of(FakePicker("n")), RequestHeaders(CHAT, mode="duplex"), RequestBody(BODY, True))
     assert replies[1] == ChunkReply("request", b'{"model":"n","messages":[]}', True)

@@ -40,13 +40,10 @@ def resolve_pools(context: Context) -> ResolvedPools:
     state = context.state
     held = {pool.meta.ref: pool for pool in state.all(InferencePool)}
     objectives: dict[ObjectRef, list[Objective]] = defaultdict(list)
-    rewrites: dict[ObjectRef, list[InferenceModelRewrite]] = defaultdict(list)
     statuses: dict[ObjectRef, ObjectStatus] = {}
     problems: list[Problem] = []
     for objective in state.all(InferenceObjective):
         objectives[objective.pool].append(Objective(objective.meta.ref.name, objective.priority, objective.models))
-    for rewrite in state.all(InferenceModelRewrite):
-        rewrites[rewrite.pool].append(rewrite)
     members: list[InferenceObjective | InferenceModelRewrite] = [
         *state.all(InferenceObjective),
         *state.all(InferenceModelRewrite),
@@ -67,7 +64,7 @@ def resolve_pools(context: Context) -> ResolvedPools:
             pool_backend(pool, context),
             pool_endpoints(pool, context),
             tuple(sorted(objectives.get(ref, ()), key=lambda each: each.name)),
-            tuple(rewrites.get(ref, ())),  # state.all gives the oldest first
+            tuple(context.rewrites.get(ref, ())),
             document.content if document else None,
             (document.meta.ref, document.meta.source) if document else None,
             *pool_waiting(pool.meta),
