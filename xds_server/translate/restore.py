@@ -40,6 +40,7 @@ def on_route() -> dict[str, AnyMessage]:
 
 # Bytes are looked at in a loop, not by patterns: LuaJIT compiles the one and not the other.
 SCRIPT = r"""local byte, find, gsub, max, sub = string.byte, string.find, string.gsub, math.max, string.sub
+local concat = table.concat
 
 -- Where the text is: at the beginning of a line, in what is of no interest, in JSON, in a string of it, in a model's name.
 local LINE, SKIP, JSON, STRING, NAME = 1, 2, 3, 4, 5
@@ -110,7 +111,7 @@ function restorer(asked, target, escaped_target, events)
     if state == LINE and seen == 0 and byte(text, size) == NEWLINE and not find(text, '"model"', 1, true) then
       return text -- whole lines, none with a model
     end
-    local from, out = 1, "" -- what is to come after `out`
+    local from, out, n = 1, {}, 0 -- what is to come after the `n` pieces of `out`
     local mark, start = 1, nil -- where in this chunk the string began, or goes on; where its line began
     while i <= size do
       if state == SKIP then
@@ -118,7 +119,8 @@ function restorer(asked, target, escaped_target, events)
         if not stop then break end
         i, state, seen = stop + 1, LINE, 0
       elseif state == LINE and seen == 0 and head ~= nil and sub(text, i, i + #head - 1) == head then
-        out, from = out .. sub(text, from, i - 1) .. new_head, i + #head
+        out[n + 1], out[n + 2], n = sub(text, from, i - 1), new_head, n + 2
+        from = i + #head
         i, state = from, SKIP
       elseif state == LINE then
         local c = byte(text, i)
@@ -150,7 +152,7 @@ function restorer(asked, target, escaped_target, events)
           local name = held .. sub(text, mark, stop or size)
           local new = c == QUOTE and is_target(name) and asked or name
           if c == QUOTE and start ~= nil then head, new_head = sub(text, start, stop), sub(text, start, mark - 1) .. new end
-          out = out .. sub(text, from, mark - 1) .. new
+          out[n + 1], out[n + 2], n = sub(text, from, mark - 1), new, n + 2
           held, from = "", (stop or size) + 1
           state, word = stop and SKIP or STRING, "another key"
         end
@@ -159,10 +161,12 @@ function restorer(asked, target, escaped_target, events)
       end
     end
     if state == NAME then
-      out, held, from = out .. sub(text, from, mark - 1), held .. sub(text, mark), size + 1
+      out[n + 1], n = sub(text, from, mark - 1), n + 1
+      held, from = held .. sub(text, mark), size + 1
     end
-    if from == 1 then return text end
-    return out .. sub(text, from)
+    if n == 0 then return text end
+    out[n + 1] = sub(text, from)
+    return concat(out)
   end
 
   return feed, function() return held end
