@@ -22,6 +22,9 @@ from picker.facts import Decision, Outcome, Reason, Refused
 from picker.inflight import LogEntry
 from picker.request import MAX_BODY, Dialect, InferenceRequest, parse, with_model, without_body
 
+REASON_HEADER = (
+    "x-penstock-reason"  # of a refusal: Anthropic's errors have no field for it, and llm-d's header tells less
+)
 GRACE = 5.0  # seconds that Envoy waits longer than the request may wait here: the answer has to arrive
 CHUNK = 62000  # bytes: what Envoy is sure to take in one message (64 KiB), less the envelope
 
@@ -358,7 +361,7 @@ def refusal(refused: Refused, dialect: Dialect, param: str = "") -> ImmediateRep
     else:
         kind = _OPENAI.get(refused.status, "invalid_request_error")
         error = {"error": {"message": refused.message, "type": kind, "param": param or None, "code": refused.reason}}
-    headers = [("content-type", "application/json")]
+    headers = [("content-type", "application/json"), (REASON_HEADER, refused.reason)]
     if refused.retry_after is not None:
         headers.append(("retry-after", str(refused.retry_after)))
     if refused.reason in _DROPPED:

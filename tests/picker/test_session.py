@@ -197,7 +197,8 @@ def test_a_body_that_is_too_large_is_refused_before_its_end() -> None:
 def test_refusals(refused: Refused, headers: dict[str, str], kind: str) -> None:
     session = session_of(FakePicker(refused=refused))
     (reply,) = run(session, RequestHeaders(GET, True))
-    assert dict(reply.headers) == {"content-type": "application/json"} | headers
+    told = {"content-type": "application/json", "x-penstock-reason": refused.reason}
+    assert dict(reply.headers) == told | headers
     assert json.loads(reply.body)["error"]["type"] == kind
     assert (reply.status, reply.details) == (refused.status, f"penstock:{refused.reason}")
     assert session.fact.reason == refused.reason
