@@ -123,6 +123,24 @@ async def test_a_stream_is_restored_piece_by_piece(gateway: World, server: Backe
         assert await response.content.read() == b""
 
 
+async def test_usage_that_is_cut_is_known(gateway: World, server: Backend) -> None:
+    """What llm-d reads of each chunk by itself."""
+    last = (
+        b'data: {"id":"1","model":"%b","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5}}\n\n'
+        % TARGET.encode()
+    )
+    pieces = (last[:30], last[30:-20], last[-20:], b"data: [DONE]\n\n")
+    server.content_type, server.reply, server.turn = "text/event-stream", pieces, asyncio.Semaphore(0)
+    agent = {"user-agent": "cut"}
+    async with gateway.session.post(gateway.url("/v1/completions"), json=BODY, headers=agent) as response:
+        for _ in pieces:
+            await response.content.readany()
+            server.turn.release()
+        await response.read()
+    outcome = await gateway.outcome(lambda found: found.user_agent == "cut")
+    assert (outcome.input_tokens, outcome.output_tokens) == (7, 5)
+
+
 async def test_a_message_that_starts_names_it_too(gateway: World, server: Backend) -> None:
     events = (
         b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","role":"assistant","model":"%b"}}\n\n'
