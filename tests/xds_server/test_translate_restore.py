@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
 from lupa.luajit21 import LuaRuntime
 
+from penstock.offline import envoy
+from tests.test_golden import validate
 from tests.xds_server.resolve_world import gateway, graph, pool, route, rule, service, thing
 from xds_server.model.graph import EVERYTHING, Graph
 from xds_server.snapshot import LDS, RDS
@@ -197,3 +200,31 @@ def test_pools_of_others_have_none() -> None:
     found = graph(gateway(), picker, epp, route("r", rule(to=TO_POOL)), rewrite("p"), foreign_pickers=True)
     assert b"restore_model" not in resources(found, RDS)
     assert b"envoy_on_response" not in resources(found, LDS)
+
+
+def without_lua(found: Any) -> Any:
+    """The same configuration with an extension that no Envoy has in the place of Lua."""
+    if isinstance(found, list):
+        return [without_lua(each) for each in found]
+    if not isinstance(found, dict):
+        return found
+    if "extensions.filters.http.lua" in found.get("@type", ""):
+        return {
+            "@type": "type.googleapis.com/xds.type.v3.TypedStruct",
+            "type_url": "type.googleapis.com/penstock.NoLua",
+        }
+    return {key.replace("http.lua", "http.nolua"): without_lua(each) for key, each in found.items()} | (
+        {"name": "envoy.filters.http.nolua"} if found.get("name") == "envoy.filters.http.lua" else {}
+    )
+
+
+@pytest.mark.envoy
+def test_an_envoy_without_lua_takes_the_same_configuration(tmp_path: Path) -> None:
+    found = graph(gateway(), pool(), route("r", rule(to=TO_POOL)), rewrite("p"))
+    resources_ = envoy(translate(found, DataPlane(bind="127.0.0.1"))[EVERYTHING])
+    other = without_lua(resources_)
+    assert str(other).count("NoLua") == 2
+    validate(other, tmp_path)
+    wanted = json.dumps(other).replace('"isOptional": true', '"isOptional": false')
+    with pytest.raises(AssertionError, match="nolua"):  # it is this word that does it
+        validate(json.loads(wanted), tmp_path)
