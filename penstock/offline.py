@@ -15,6 +15,7 @@ from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment
 from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from penstock.arguments import listen_of
 from picker import own_scorers
@@ -76,10 +77,22 @@ def render(graph: Graph, snapshot: Snapshot, show: str = "all", output: str = "y
         return json.dumps(document, indent=2) + "\n"
     text = StringIO()
     yaml = YAML()
+    yaml.Representer = _Readable
     yaml.default_flow_style = False
     yaml.width = 160
     yaml.dump(document, text)
     return text.getvalue()
+
+
+class _Readable(RoundTripRepresenter):
+    """Text of several lines stays text of several lines."""
+
+    def represent_str(self, data: str) -> Any:
+        style = "|" if data.count("\n") > 1 else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Readable.add_representer(str, _Readable.represent_str)
 
 
 def envoy(snapshot: Snapshot) -> dict[str, Any]:

@@ -87,8 +87,9 @@ def objective_of(objectives: Sequence[Objective], request: InferenceRequest) -> 
     return named or next((one for one in objectives if request.model and request.model in one.models), None)
 
 
-def target_model(rewrites: Sequence[InferenceModelRewrite], model: str, key: str) -> str:
-    """The model that the server is asked for. Exact rules before catch-all ones, then the oldest object, then the first rule.
+def target_model(rewrites: Sequence[InferenceModelRewrite], model: str, key: str, named: str = "") -> str:
+    """The model that the server is asked for. Exact rules before catch-all ones, then the oldest object, then the first rule;
+    then the one `named` by header, as in llm-d.
 
     The choice between weighted targets is a hash of `key`, a session or a request: a conversation keeps its model.
     """
@@ -99,7 +100,7 @@ def target_model(rewrites: Sequence[InferenceModelRewrite], model: str, key: str
         (one for one in rules if not one.models), None
     )
     if rule is None:
-        return model
+        return named or model
     weights = [weight for _, weight in rule.targets]
     if not sum(weights):  # as llm-d: none has a weight, so all have the same
         weights = [1] * len(weights)

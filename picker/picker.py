@@ -182,7 +182,7 @@ class Picker:
     def _wish(self, ask: Ask, state: State) -> Wish:
         request, pool = ask.request, state.pool
         why = None if self._records is None else self._records.wants(ask)
-        model = target_model(pool.rewrites, request.model, request.session_id or ask.id)
+        model = target_model(pool.rewrites, request.model, request.session_id or ask.id, request.rewrite)
         return Wish(
             ask,
             state,

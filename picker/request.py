@@ -14,7 +14,7 @@ import orjson
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from picker.errors import BadRequest
-from xds_server.model.names import FAIRNESS_HEADER, OBJECTIVE_HEADER
+from xds_server.model.names import FAIRNESS_HEADER, OBJECTIVE_HEADER, REWRITE_HEADERS
 
 Dialect = Literal["openai", "anthropic"]
 
@@ -46,6 +46,7 @@ class InferenceRequest:
     objective: str = ""  # as asked for by header
     fairness_id: str = DEFAULT_FLOW
     session_id: str = ""  # a hash: the header may as well be a credential, and equality is all that is needed
+    rewrite: str = ""  # the model to ask the server for, by header
     user_agent: str = ""
     request_id: str = ""  # x-request-id
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)  # lower-case names
@@ -86,6 +87,7 @@ def parse(headers: Mapping[str, str], body: bytes, max_body: int = MAX_BODY) -> 
         objective=_first(headers, OBJECTIVE_HEADERS),
         fairness_id=_first(headers, FAIRNESS_HEADERS) or DEFAULT_FLOW,
         session_id=_session(headers),
+        rewrite=_first(headers, REWRITE_HEADERS),
         user_agent=headers.get("user-agent", ""),
         request_id=headers.get("x-request-id", ""),
         headers=headers,

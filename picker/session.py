@@ -23,6 +23,9 @@ from picker.inflight import LogEntry
 from picker.request import MAX_BODY, Dialect, InferenceRequest, parse, with_model, without_body
 from xds_server.model.names import DECISION_HEADER
 
+REASON_HEADER = (
+    "x-penstock-reason"  # of a refusal: Anthropic's errors have no field for it, and llm-d's header tells less
+)
 GRACE = 5.0  # seconds that Envoy waits longer than the request may wait here: the answer has to arrive
 CHUNK = 62000  # bytes: what Envoy is sure to take in one message (64 KiB), less the envelope
 
@@ -78,6 +81,7 @@ class Destination:
     id: str
     headers: tuple[tuple[str, str], ...] = ()  # beside it; "" takes away what the client sent
     explained: bool = False  # the client is told the id
+    rewritten: tuple[str, str] | None = None  # the model that was asked for, and the one that the server is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,9 +295,10 @@ class ExtProcSession:
         if isinstance(found, Denied):
             return self._refuse(found, request.dialect, "")
         self.fact = found
-        destination = Destination(",".join(found.endpoints), found.id, found.headers, found.explained)
-        rewrite = request.model and found.target_model != request.model
+        names = (request.model, found.target_model)
+        rewrite = names if request.model and found.target_model != request.model else None
         rewritten = with_model(body, found.target_model) if rewrite else None
+        destination = Destination(",".join(found.endpoints), found.id, found.headers, found.explained, rewrite)
         if start.mode != "duplex":
             self.closed = True
             if start.end_of_stream or start.mode == "none":
@@ -358,7 +363,7 @@ def refusal(refused: Refused, dialect: Dialect, param: str = "", decision: str =
     else:
         kind = _OPENAI.get(refused.status, "invalid_request_error")
         error = {"error": {"message": refused.message, "type": kind, "param": param or None, "code": refused.reason}}
-    headers = [("content-type", "application/json")]
+    headers = [("content-type", "application/json"), (REASON_HEADER, refused.reason)]
     if refused.retry_after is not None:
         headers.append(("retry-after", str(refused.retry_after)))
     if refused.reason in _DROPPED:

@@ -3,9 +3,11 @@
 Source: Envoy `service.ext_proc.v3.ExternalProcessor`.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2
@@ -166,6 +168,12 @@ def _send_to(message: Any, mutation: Any, destination: Destination) -> None:
     ours["id"].string_value = destination.id
     if destination.explained:
         ours[DECISION_KEY].string_value = destination.id
+    if destination.rewritten is not None:
+        asked, target = destination.rewritten
+        ours["asked"].string_value = orjson.dumps(asked).decode()
+        ours["target"].string_value = orjson.dumps(target).decode()
+        if not target.isascii():
+            ours["escaped_target"].string_value = json.dumps(target)  # as servers in Python may write it
 
 
 _CONSTANT: dict[HeadersReply | TrailersReply, bytes] = {}

@@ -15,6 +15,7 @@ from penstock.cluster import AUTHORITY
 from penstock.settings import Kubernetes
 from xds_server.infrastructure import Infrastructure
 from xds_server.sources.yaml import chunks, load_yaml
+from xds_server.status import FIELDS
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "deploy/charts/penstock"
@@ -88,6 +89,15 @@ def test_no_right_is_a_wildcard_and_no_status_is_updated(values: tuple[str, ...]
         assert not {"escalate", "bind", "impersonate", "deletecollection"} & set(rule["verbs"])
         if any(resource.endswith("/status") for resource in rule["resources"]):
             assert rule["verbs"] == ["patch"]
+
+
+@helm
+def test_every_status_that_is_written_may_be_written() -> None:
+    found = rendered()
+    for kind in FIELDS:
+        plural = kind.lower().removesuffix("y") + "ies" if kind.endswith("Policy") else kind.lower() + "s"
+        plural = plural.replace("classs", "classes")
+        assert verbs(found, "ClusterRole", f"{plural}/status") == {"patch"}, kind
 
 
 @helm

@@ -19,7 +19,9 @@ class Seen:
 
 @dataclass(slots=True)
 class Backend:
-    """`failures`: answer so many requests with 503 first; `hang`: answer none; `reply`: stream these pieces."""
+    """`failures`: answer so many requests with 503 first; `hang`: answer none; `reply`: stream these pieces, with a `turn` each
+    after the first only when it is released; `headers`: more of the answer's.
+    """
 
     name: str
     address: str = ""
@@ -28,6 +30,8 @@ class Backend:
     hang: bool = False
     reply: tuple[bytes, ...] = (b"{}",)
     content_type: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+    turn: asyncio.Semaphore | None = None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/metrics":
@@ -39,9 +43,12 @@ class Backend:
         if self.failures:
             self.failures -= 1
             return web.Response(status=503, text="not now")
-        response = web.StreamResponse(headers={"content-type": self.content_type, "x-backend": self.name})
+        fixed = {"content-type": self.content_type, "x-backend": self.name}
+        response = web.StreamResponse(headers=fixed | self.headers)
         await response.prepare(request)
-        for piece in self.reply:
+        for number, piece in enumerate(self.reply):
+            if number and self.turn:
+                await self.turn.acquire()
             await response.write(piece)
         await response.write_eof()
         return response

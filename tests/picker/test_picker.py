@@ -150,6 +150,9 @@ def test_rewrites() -> None:
     assert target_model((rewrite(exact, RewriteRule(("m",), (("later", 1),))),), "m", "k") == "exact"
     assert target_model((rewrite(exact),), "n", "k") == "n"
     assert target_model((rewrite(catch_all),), "", "k") == ""
+    assert target_model((rewrite(exact),), "n", "k", "by-header") == "by-header"
+    assert target_model((rewrite(exact),), "m", "k", "by-header") == "exact"
+    assert target_model((), "", "k", "by-header") == ""
 
 
 def test_weights_are_proportions_and_sessions_are_faithful() -> None:

@@ -1,13 +1,18 @@
 """Defects of scheduling that llm-d's router publishes in its issues: one test each that this picker does not have them.
 
 The numbers are those of the issues in llm-d/llm-d-inference-scheduler (R) and gateway-api-inference-extension (G) where there are any.
+Those of its answers (names of models and usage that are cut by chunk borders): tests/e2e/test_rewrite.py; plain-text errors without
+Retry-After: tests/e2e/test_refusals.py; statuses that nobody writes: tests/xds_server/test_resolve_members.py.
 """
 
 from collections.abc import Mapping
+from itertools import permutations
 
+import orjson
 import pytest
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
-from picker.ask import Ask
+from picker.ask import Ask, target_model
 from picker.facts import Decision
 from picker.inflight import LogEntry
 from picker.load import Load, parse
@@ -16,9 +21,12 @@ from picker.prefix import BLOCK_BYTES, BLOCK_TOKENS, PrefixIndex, hash_blocks
 from picker.request import InferenceRequest
 from picker.schedule import candidates
 from picker.scorers import STALE_ERRORS, known
+from picker.session import Event, ExtProcSession, RequestBody, RequestHeaders
 from picker.signals import Signals
-from xds_server.model.graph import Backend, Endpoint, Pool
-from xds_server.model.objects import ObjectRef
+from picker.wire import decode, encode
+from xds_server.model.graph import Backend, Endpoint, Objective, Pool
+from xds_server.model.objects import ClusterState, InferenceModelRewrite, Meta, ObjectRef, RewriteRule
+from xds_server.parse import parse as parse_object
 
 REF = ObjectRef("inference.networking.k8s.io", "InferencePool", "ns", "p")
 A, B, SIX = Endpoint("10.0.0.1", 80), Endpoint("10.0.0.1", 81), Endpoint("fd00::1", 80)
@@ -138,3 +146,115 @@ def test_counts_come_back_down() -> None:  # in-flight that leaks makes an endpo
     found = {str(i): gateway.send(str(i)) for i in range(20)}
     served({id_: one.endpoints[0] for id_, one in found.items() if isinstance(one, Decision)}, gateway)
     assert all(load.inflight == 0 for load in gateway.signals.loads("ns/p").values())
+
+
+# --- the protocol ------------------------------------------------------------------------------------------------------
+
+CHAT = {":method": "POST", ":path": "/v1/chat/completions", "authorization": "Bearer s", "x-custom": "c"}
+BODY = b'{"z": 9007199254740993, "model": "m", "a": 1.0, "messages": [{"role": "user", "content": "\\u00e9"}]}'
+
+
+def asked(gateway: Gateway, *events: Event, max_body: int = 1 << 20) -> list[pb.ProcessingResponse]:
+    """What Envoy reads."""
+    session = ExtProcSession(gateway.picker, "ns/p", "id", max_body)
+    replies = [reply for event in events for reply in session.receive(event, 0.0, 0.0)]
+    return [pb.ProcessingResponse.FromString(encode(reply)) for reply in replies]
+
+
+def test_who_is_not_admitted_gets_429_and_not_500() -> None:
+    gateway = Gateway(A)
+    config = {"plugins": [{"type": "probabilistic-admitter"}]}
+    pool = Pool(REF, Backend("pool/ns/p", REF, pool=True), (A,), (Objective("batch", -1),), config=config)
+    gateway.picker.update({"ns/p": pool})
+    gateway.signals.scraped(str(A), Load(waiting=500, kv_usage=1.0, scraped=0.0), 0.0)
+    headers = CHAT | {"x-llm-d-inference-objective": "batch"}
+    (_, reply) = asked(gateway, RequestHeaders(headers), RequestBody(BODY, True))
+    assert reply.immediate_response.status.code == 429  # and the status is one, not a header of that name
+    assert "status" not in {each.header.key for each in reply.immediate_response.headers.set_headers}
+    assert orjson.loads(reply.immediate_response.body)["error"]["code"] == "shed_priority"
+    assert any(each.header.key == "retry-after" for each in reply.immediate_response.headers.set_headers)
+
+
+def test_a_request_without_a_body_is_scheduled_like_any_other() -> None:
+    """Theirs goes anywhere: no subset, no scheduler, addresses of IPv6 without brackets, and 500 where there is nobody."""
+    get = {":method": "GET", ":path": "/v1/models"}
+    (reply,) = asked(Gateway(A, B, SIX), RequestHeaders(get, True, subset=("[fd00::1]:80",)))
+    (header,) = reply.request_headers.response.header_mutation.set_headers
+    assert (header.header.key, header.header.raw_value) == ("x-gateway-destination-endpoint", b"[fd00::1]:80")
+    (reply,) = asked(Gateway(A), RequestHeaders(get, True, subset=()))
+    assert reply.immediate_response.status.code == 503
+
+
+def test_a_body_has_a_largest_size() -> None:
+    replies = asked(Gateway(A), RequestHeaders(CHAT, mode="duplex"), *[RequestBody(b"x" * 60, False)] * 3, max_body=100)
+    assert [each.immediate_response.status.code for each in replies] == [413]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_subset_is_a_list_or_a_text(listed: bool) -> None:
+    message = pb.ProcessingRequest(request_headers=pb.HttpHeaders(end_of_stream=True))
+    fields = message.metadata_context.filter_metadata["envoy.lb.subset_hint"].fields
+    hint = fields["x-gateway-destination-endpoint-subset"]
+    (hint.list_value.values.add() if listed else hint).string_value = "10.0.0.1:81"
+    event = decode(message.SerializeToString())
+    assert isinstance(event, RequestHeaders)
+    assert event.subset == ("10.0.0.1:81",)
+
+
+# --- model rewrites ----------------------------------------------------------------------------------------------------
+
+
+def rewriting(gateway: Gateway, *targets: tuple[str, int], names: tuple[str, ...] = ("w",)) -> None:
+    rule = RewriteRule((), targets)
+    rewrites = tuple(
+        InferenceModelRewrite(Meta(ObjectRef("llm-d.ai", "InferenceModelRewrite", "ns", n)), REF, (rule,))
+        for n in names
+    )
+    gateway.picker.update({"ns/p": Pool(REF, Backend("pool/ns/p", REF, pool=True), (A,), rewrites=rewrites)})
+
+
+def test_a_rewrite_changes_no_other_byte_and_no_header() -> None:
+    """Theirs writes the JSON anew (order of keys, integers beyond 2^53) and sets every header of the client's once more."""
+    gateway = Gateway(A)
+    rewriting(gateway, ("other", 1))
+    (_, reply) = asked(gateway, RequestHeaders(CHAT | {"content-length": "9"}), RequestBody(BODY, True))
+    found = reply.request_body.response
+    assert found.body_mutation.body == BODY.replace(b'"m"', b'"other"')
+    set_ = {each.header.key for each in found.header_mutation.set_headers}
+    assert set_ == {"x-gateway-destination-endpoint", "content-length"}
+    assert not found.header_mutation.remove_headers
+
+
+def test_a_conversation_keeps_its_target() -> None:
+    gateway = Gateway(A)
+    rewriting(gateway, ("a", 1), ("b", 1))
+    for session in range(8):
+        turns = [gateway.send(f"{session}/{turn}", session_id=f"s{session}") for turn in range(10)]
+        assert len({turn.target_model for turn in turns if isinstance(turn, Decision)}) == 1
+    others = {one.target_model for n in range(50) if isinstance(one := gateway.send(str(n)), Decision)}
+    assert others == {"a", "b"}
+
+
+def test_targets_without_a_weight_have_one() -> None:
+    document = {
+        "apiVersion": "llm-d.ai/v1alpha2",
+        "kind": "InferenceModelRewrite",
+        "metadata": {"name": "w", "namespace": "ns"},
+        "spec": {
+            "poolRef": {"name": "p"},
+            "rules": [{"targets": [{"modelRewrite": "a"}, {"modelRewrite": "b", "weight": 1}]}],
+        },
+    }
+    found = parse_object(document)
+    assert isinstance(found, InferenceModelRewrite)
+    assert {target_model((found,), "m", str(key)) for key in range(50)} == {"a", "b"}
+
+
+def test_rewrites_of_one_age_have_an_order() -> None:
+    """By name: the same after each restart, and in each replica."""
+    made = [
+        InferenceModelRewrite(Meta(ObjectRef("llm-d.ai", "InferenceModelRewrite", "ns", name), created="2026"), REF, ())
+        for name in "cab"
+    ]
+    for order in permutations(made):
+        assert [each.meta.ref.name for each in ClusterState.of(order).all(InferenceModelRewrite)] == ["a", "b", "c"]

@@ -33,6 +33,7 @@ def test_what_is_read_of_a_chat() -> None:
             "cache_salt": "s",
         },
         **{"x-gateway-inference-objective": "gold", "x-session-id": "abc", "user-agent": "curl"},
+        **{"x-gateway-model-name-rewrite": "other"},
     )
     assert (found.path, found.model, found.streaming, found.max_tokens, found.cache_salt) == (CHAT, "m", True, 7, "s")
     assert (found.objective, found.session_id, found.fairness_id, found.user_agent) == (
@@ -41,6 +42,7 @@ def test_what_is_read_of_a_chat() -> None:
         DEFAULT_FLOW,
         "curl",
     )
+    assert found.rewrite == "other"
     assert b"user" in found.prompt
     assert found.prompt.endswith(b"hi")
 

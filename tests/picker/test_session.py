@@ -101,12 +101,13 @@ def test_where_no_body_is_sent_the_headers_are_all() -> None:
     assert run(session_of(), RequestHeaders(CHAT, False, "none")) == [HeadersReply("request", WHERE)]
 
 
-def test_a_rewritten_model_travels_in_the_body() -> None:
+def test_a_rewritten_model_travels_in_the_body_and_both_names_in_the_decision() -> None:
+    where = replace(WHERE, rewritten=("m", "n"))
     replies = run(session_of(FakePicker("n")), RequestHeaders(CHAT), RequestBody(BODY, True))
-    assert replies[1] == BodyReply("request", WHERE, b'{"model":"n","messages":[]}')
+    assert replies[1] == BodyReply("request", where, b'{"model":"n","messages":[]}')
     told = CHAT | {"content-length": "27"}
     replies = run(session_of(FakePicker("n")), RequestHeaders(told), RequestBody(BODY, True))
-    assert replies[1] == BodyReply("request", WHERE, b'{"model":"n","messages":[]}', content_length=True)
+    assert replies[1] == BodyReply("request", where, b'{"model":"n","messages":[]}', content_length=True)
     assert run(session_of(), RequestHeaders(told), RequestBody(BODY, True))[1] == BodyReply("request", WHERE)
     replies = run(session_of(FakePicker("n")), RequestHeaders(CHAT, mode="duplex"), RequestBody(BODY, True))
     assert replies[1] == ChunkReply("request", b'{"model":"n","messages":[]}', True)
@@ -196,7 +197,8 @@ def test_a_body_that_is_too_large_is_refused_before_its_end() -> None:
 def test_refusals(refused: Refused, headers: dict[str, str], kind: str) -> None:
     session = session_of(FakePicker(refused=refused))
     (reply,) = run(session, RequestHeaders(GET, True))
-    assert dict(reply.headers) == {"content-type": "application/json"} | headers
+    told = {"content-type": "application/json", "x-penstock-reason": refused.reason}
+    assert dict(reply.headers) == told | headers
     assert json.loads(reply.body)["error"]["type"] == kind
     assert (reply.status, reply.details) == (refused.status, f"penstock:{refused.reason}")
     assert session.fact.reason == refused.reason

@@ -162,9 +162,11 @@ def test_envoy_is_always_content(case: Case, picker: FakePicker) -> None:
     if isinstance(session.fact, Outcome):
         assert (envoy.immediate is None) == (session.fact.reason == "client_cancelled")
         return
-    assert envoy.destination == Destination(",".join(session.fact.endpoints), session.fact.id)
+    names = (session.fact.model, session.fact.target_model)
+    rewritten = names if names[0] and names[0] != names[1] else None
+    assert envoy.destination == Destination(",".join(session.fact.endpoints), session.fact.id, (), rewritten)
     forwarded = envoy.received if mode == "duplex" else envoy.mutated
-    if forwarded is not None and session.fact.model and session.fact.target_model != session.fact.model:
+    if forwarded is not None and rewritten is not None:
         assert json.loads(forwarded) == json.loads(body) | {"model": "n"}
     elif mode == "duplex":
         assert forwarded == (body or b"")

@@ -163,6 +163,20 @@ def test_a_chunk_says_what_a_body_said(body: bytes, end: bool) -> None:
     assert (found.body, found.end_of_stream) == (body, end)
 
 
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (None, {"id": "i"}),
+        (('a"b', "org/m"), {"id": "i", "asked": '"a\\"b"', "target": '"org/m"'}),
+        (("a", "é"), {"id": "i", "asked": '"a"', "target": '"é"', "escaped_target": '"\\u00e9"'}),
+    ],
+)
+def test_a_rewrite_tells_the_names_as_json(names: tuple[str, str] | None, wanted: dict[str, str]) -> None:
+    message = write(BodyReply("request", Destination("10.0.0.1:80", "i", rewritten=names), b"{}"))
+    told = message.dynamic_metadata.fields["penstock"].struct_value.fields
+    assert {name: value.string_value for name, value in told.items()} == wanted
+
+
 def test_headers_beside_the_destination_overwrite_what_the_client_sent() -> None:
     where = Destination(
         "10.0.0.1:80", "id-1", (("x-prefiller-host-port", "10.0.0.2:80"), ("x-encoder-hosts-ports", ""))

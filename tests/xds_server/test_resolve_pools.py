@@ -105,7 +105,7 @@ class TestObjectives:
         ]
         found = graph(pool(), *made)
         assert [each.meta.ref.name for each in found.pools["d/p"].rewrites] == ["b", "c", "a"]
-        assert reasons(status(found, "InferenceModelRewrite", "a").conditions) == {"Accepted": ("True", "Accepted")}
+        assert reasons(status(found, "InferenceModelRewrite", "b").conditions) == {"Accepted": ("True", "Accepted")}
 
 
 class TestConfig:

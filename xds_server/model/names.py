@@ -21,9 +21,11 @@ ALIASES = {
 # llm-d router: which InferenceObjective, and which tenant.
 OBJECTIVE_HEADER = "x-gateway-inference-objective"
 FAIRNESS_HEADER = "x-gateway-inference-fairness-id"
+# The model to ask the server for, unless an InferenceModelRewrite says so. Only a route may say it: see `connection_manager`.
+REWRITE_HEADERS = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 
 # Ours. A client's copies are removed before anything looks at them.
-PENSTOCK_NAMESPACE = "penstock"  # dynamic metadata: id of the decision
+PENSTOCK_NAMESPACE = "penstock"  # dynamic metadata: the id of a decision; "asked" and "target" of a rewritten model
 POOL_METADATA = "x-penstock-pool"  # gRPC initial metadata of a picker stream: "ns/name"
 BODY_HEADER = "x-penstock-body"  # "invalid": the body is not the JSON that it says it is
 PICKER_HEADER = "x-penstock-picker"  # of an answer inside Envoy: a pool's picker could not be asked
@@ -38,6 +40,7 @@ DECISION_KEY = "decision"  # of the dynamic metadata: the same id, where the cli
 PICKER_CLUSTER = "penstock/picker"
 INVALID_CLUSTER = "penstock/invalid-backend"  # exists nowhere: Envoy answers 500 for its share of the requests
 
+LUA = "envoy.filters.http.lua"
 ROUTER = "envoy.filters.http.router"
 EXT_PROC = "envoy.filters.http.ext_proc"
 JSON_TO_METADATA = "envoy.filters.http.json_to_metadata"

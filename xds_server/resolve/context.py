@@ -13,6 +13,7 @@ from xds_server.model.objects import (
     BackendTLSPolicy,
     ClusterState,
     EndpointSlice,
+    InferenceModelRewrite,
     Namespace,
     ObjectRef,
     Pod,
@@ -118,6 +119,14 @@ class Context:
         for policy in self.state.all(XBackendTrafficPolicy):
             for target in policy.targets:
                 found.setdefault(target.ref, policy)
+        return found
+
+    @cached_property
+    def rewrites(self) -> Mapping[ObjectRef, list[InferenceModelRewrite]]:
+        """By pool, whether it exists or not; oldest first."""
+        found: dict[ObjectRef, list[InferenceModelRewrite]] = defaultdict(list)
+        for each in self.state.all(InferenceModelRewrite):
+            found[each.pool].append(each)
         return found
 
     @cached_property

@@ -12,7 +12,6 @@ from xds_server.model.graph import Objective, ObjectStatus, Pool
 from xds_server.model.objects import (
     ConfigMap,
     EndpointPickerConfig,
-    InferenceModelRewrite,
     InferenceObjective,
     InferencePool,
     ObjectRef,
@@ -22,6 +21,7 @@ from xds_server.parse.annotations import ENDPOINTS, FAILOVER, PICKER_CONFIG, poo
 from xds_server.resolve import conditions as c
 from xds_server.resolve.context import Context
 from xds_server.resolve.endpoints import listed, own_host, pool_endpoints
+from xds_server.resolve.members import member_statuses
 from xds_server.resolve.pickers import lost_failover, pool_backend
 from xds_server.sources.yaml import BrokenText, load_settings
 
@@ -40,21 +40,9 @@ def resolve_pools(context: Context) -> ResolvedPools:
     state = context.state
     held = {pool.meta.ref: pool for pool in state.all(InferencePool)}
     objectives: dict[ObjectRef, list[Objective]] = defaultdict(list)
-    rewrites: dict[ObjectRef, list[InferenceModelRewrite]] = defaultdict(list)
-    statuses: dict[ObjectRef, ObjectStatus] = {}
-    problems: list[Problem] = []
+    statuses, problems = member_statuses(context)
     for objective in state.all(InferenceObjective):
         objectives[objective.pool].append(Objective(objective.meta.ref.name, objective.priority, objective.models))
-    for rewrite in state.all(InferenceModelRewrite):
-        rewrites[rewrite.pool].append(rewrite)
-    members: list[InferenceObjective | InferenceModelRewrite] = [
-        *state.all(InferenceObjective),
-        *state.all(InferenceModelRewrite),
-    ]
-    for member in members:
-        status, problem = _membership(member, held)
-        statuses[member.meta.ref] = status
-        problems.extend(problem)
     pools = {}
     for ref in sorted(held):
         pool = held[ref]
@@ -67,7 +55,7 @@ def resolve_pools(context: Context) -> ResolvedPools:
             pool_backend(pool, context),
             pool_endpoints(pool, context),
             tuple(sorted(objectives.get(ref, ()), key=lambda each: each.name)),
-            tuple(rewrites.get(ref, ())),  # state.all gives the oldest first
+            tuple(context.rewrites.get(ref, ())),
             document.content if document else None,
             (document.meta.ref, document.meta.source) if document else None,
             *pool_waiting(pool.meta),
@@ -132,15 +120,3 @@ def _yaml_of(found: ConfigMap) -> EndpointPickerConfig | str:
     if not isinstance(content, dict):
         return f"{found.meta.ref}: {key} must be a mapping"
     return EndpointPickerConfig(found.meta, content)
-
-
-def _membership(
-    member: InferenceObjective | InferenceModelRewrite, held: Mapping[ObjectRef, InferencePool]
-) -> tuple[ObjectStatus, list[Problem]]:
-    meta = member.meta
-    if member.pool in held:
-        return ObjectStatus(meta.ref, (c.passed(c.ACCEPTED, meta.generation),)), []
-    message = f"{member.pool} does not exist; create it or change spec.poolRef"
-    condition = c.failed(c.ACCEPTED, c.TARGET_NOT_FOUND, message, meta.generation)
-    problem = Problem(meta.ref, "spec.poolRef", c.TARGET_NOT_FOUND, message, meta.source)
-    return ObjectStatus(meta.ref, (condition,)), [problem]

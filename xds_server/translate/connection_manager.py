@@ -33,6 +33,7 @@ from xds_server.model.names import (
     OBJECTIVE_HEADER,
     PICKER_CLUSTER,
     RESERVED_PREFIXES,
+    REWRITE_HEADERS,
 )
 from xds_server.translate import replies
 from xds_server.translate.config import ads
@@ -57,7 +58,7 @@ def connection_manager(
         http_filters=http_filters(chain, plane, ours=ours),
         access_log=[access_log()] if ours else [],
         local_reply_config=replies.openai() if models else None,
-        early_header_mutation_extensions=[_strip_reserved()],
+        early_header_mutation_extensions=[_strip_reserved(ours=ours)],
         upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
         use_remote_address=True,
         normalize_path=True,
@@ -70,9 +71,12 @@ def connection_manager(
     return Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
 
 
-def _strip_reserved() -> TypedExtensionConfig:
-    """Decision headers that a client sends are removed before routing sees them: only the gateway decides."""
-    forged = [Mutation(remove=MODEL_HEADER)]
+def _strip_reserved(*, ours: bool) -> TypedExtensionConfig:
+    """Decision headers that a client sends are removed before routing sees them: only the gateway decides.
+
+    That of a rewrite too, which our picker obeys: no client reaches a model that no route offers.
+    """
+    forged = [Mutation(remove=each) for each in (MODEL_HEADER, *(REWRITE_HEADERS if ours else ()))]
     forged += [
         Mutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=StringMatcher(prefix=each)))
         for each in RESERVED_PREFIXES

@@ -1,8 +1,8 @@
 """The HTTP filters of a listener that serves InferencePools: model to header, one decision by the picker, token usage.
 
 Order on the way in: json_to_metadata reads the model, `model_to_header` makes it a header that routes match,
-`route_headers` applies the route's own header filters, ext_proc asks the picker. On the way out only the usage is read;
-the picker sees no byte of an answer. Verified on Envoy 1.40; docs/decisions/0002-data-path.md.
+`route_headers` applies the route's own header filters, ext_proc asks the picker. On the way out only the usage is read, and
+the model that was rewritten is given its name back (`restore`); the picker sees no byte of an answer. Verified on Envoy 1.40; docs/decisions/0002-data-path.md.
 """
 
 from collections.abc import Sequence
@@ -59,6 +59,7 @@ from xds_server.model.names import (
     SSE_TO_METADATA,
     SUBSET_NAMESPACE,
 )
+from xds_server.translate import restore
 from xds_server.translate.encode import pack
 from xds_server.translate.headers import option
 from xds_server.translate.settings import DataPlane
@@ -93,7 +94,7 @@ def filters(plane: DataPlane, *, by_model: bool) -> tuple[list[HttpFilter], list
     """The filters before a route's own, and those after. `by_model`: some route matches the model header, so bodies are read
     before routing.
     """
-    found = [_filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=by_model)))]
+    found = [restore.sleeping(), _filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=by_model)))]
     if by_model:
         found.append(_filter(MODEL_TO_HEADER, pack(_model_to_header())))
     return found, [

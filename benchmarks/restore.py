@@ -1,0 +1,107 @@
+"""What it costs an Envoy to give rewritten models their names back: CPU by request and by streamed token, beside not doing so.
+
+`python -m benchmarks.restore [--seconds 4]`: one plain Envoy with one worker and three ports, which take turns: without the filter,
+with it asleep (as on every route to a pool), and awake (as where models are rewritten). The last line is JSON, in microseconds of
+user and system time; ratios within a run are what counts. Exit status 1 if an answer was not what it should be.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from benchmarks import _load
+from benchmarks.flips import HOST, STARTUP_S, TYPE, free_port, listens
+from benchmarks.path import MODEL, backends, plain
+from penstock import envoy
+from xds_server.model.names import LUA, PENSTOCK_NAMESPACE
+from xds_server.translate.restore import SCRIPT
+
+WAYS = ("without", "asleep", "awake")
+ROWS = ((0, 32), (100, 16), (1000, 16))  # (streamed tokens or 0, connections)
+ROUNDS = 3
+WARM_UP_S = 0.5
+
+
+def filters(way: str) -> list[dict[str, Any]]:
+    """The decision's metadata, which all have, and the filter."""
+    names = {"asked": f'"{MODEL}"', "target": '"m"'}  # what `_backend` answers
+    decision = {
+        "@type": TYPE + "filters.http.set_metadata.v3.Config",
+        "metadata": [{"metadata_namespace": PENSTOCK_NAMESPACE, "value": names}],
+    }
+    found = [{"name": "decision", "typed_config": decision}]
+    source = {"inline_string": SCRIPT}
+    lua = {"default_source_code": source} if way == "awake" else {"source_codes": {"restore_model": source}}
+    if way != "without":
+        found.append({"name": LUA, "typed_config": {"@type": TYPE + "filters.http.lua.v3.Lua", **lua}})
+    return found
+
+
+def bootstrap(ports: dict[str, int], servers: list[int]) -> dict[str, Any]:
+    found = {way: plain(port, servers) for way, port in ports.items()}
+    for way, each in found.items():
+        (listener,) = each["static_resources"]["listeners"]
+        listener["name"] = way
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        manager["http_filters"] = [*filters(way), *manager["http_filters"]]
+    listeners = [each["static_resources"]["listeners"][0] for each in found.values()]
+    return {"static_resources": found["awake"]["static_resources"] | {"listeners": listeners}}
+
+
+async def first_model(port: int, tokens: int) -> str:
+    """The model that an answer names first."""
+    body = _load.bodies(800, tokens, MODEL)()
+    reader, writer = await asyncio.open_connection(HOST, port)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {HOST}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    writer.write(head.encode() + b"\r\nconnection: close\r\n\r\n" + body)
+    page = await reader.read()
+    writer.close()
+    return page.partition(b'"model": "')[2].partition(b'"')[0].decode()
+
+
+async def main(options: argparse.Namespace) -> int:
+    rows: list[dict[str, Any]] = []
+    ports = {way: free_port() for way in WAYS}
+    with tempfile.TemporaryDirectory(prefix="restore-") as name:
+        async with (
+            backends(2) as servers,
+            envoy.running(bootstrap(ports, servers), Path(name), workers=1) as program,
+        ):
+            async with asyncio.timeout(STARTUP_S):
+                while not await listens(ports["awake"]):
+                    await asyncio.sleep(0.05)
+            for tokens, connections in ROWS:
+                models = [await first_model(port, tokens) for port in ports.values()]
+                if models != ["m", "m", MODEL]:
+                    raise _load.LoadFailed(f"the models of the answers are {models}")
+                cost = dict.fromkeys(WAYS, float("inf"))
+                for _ in range(ROUNDS):  # the least of several turns: what others did meanwhile is in the rest
+                    for way, port in ports.items():
+                        found, _ = await _load.run(
+                            (HOST, port), _load.bodies(800, tokens, MODEL),
+                            tokens=tokens, connections=connections,
+                            warm_up=WARM_UP_S, seconds=options.seconds / ROUNDS, pids={"envoy": program.pid},
+                        )  # fmt: skip
+                        cost[way] = min(cost[way], found.us("envoy"))
+                row = {"tokens": tokens, **{f"{way}_us": cost[way] for way in WAYS}}
+                row["ratio"] = round(cost["awake"] / cost["without"], 3)
+                row["us_per_token"] = round((cost["awake"] - cost["without"]) / tokens, 3) if tokens else None
+                rows.append(row)
+                print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    print(json.dumps({"rows": rows}))
+    return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each row and way")
+    try:
+        sys.exit(uvloop.run(main(parser.parse_args())))
+    except (_load.LoadFailed, TimeoutError) as error:
+        sys.exit(f"a request failed: {error or 'no answer in time'}")

@@ -1,0 +1,203 @@
+"""The model that the client asked for, back in the answer to a request whose model was rewritten: a Lua filter on its way out.
+
+Dynamic metadata of the decision (`penstock`: asked, target) wakes it; no metadata, or no route that says so, and nothing is
+looked at. It changes the value of the key `model` where the APIs have it (of the answer, of each event, of an event's `message`
+or `response`), and only a value that is the target's name; everything else passes as it came. Streams pass chunk by chunk: held
+back is at most the beginning of a name, until its end has come. JSON answers are whole here anyway, since json_to_metadata has
+read their usage. Both the filter and what wakes it are optional: an Envoy without Lua serves the same routes and restores
+nothing. Why Lua, and what it costs: docs/decisions/0014-model-rewrite.md. Cases: tests/xds_server/test_translate_restore.py.
+"""
+
+from envoy_data_plane.envoy.config.core.v3 import DataSource
+from envoy_data_plane.envoy.config.route.v3 import FilterConfig
+from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua, LuaPerRoute
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.google.protobuf import Any as AnyMessage
+
+from xds_server.model.names import LUA
+from xds_server.translate.encode import pack
+
+_NAME = "restore_model"  # of the script, which all routes share: each source of its own is a machine of its own in every worker
+
+
+def sleeping() -> HttpFilter:
+    """The filter of a listener: it does nothing on routes that do not wake it."""
+    config = Lua(source_codes={_NAME: DataSource(inline_string=SCRIPT)})
+    return HttpFilter(name=LUA, typed_config=pack(config), is_optional=True)
+
+
+def awake() -> HttpFilter:
+    """The filter where there is one route only."""
+    return HttpFilter(
+        name=LUA, typed_config=pack(Lua(default_source_code=DataSource(inline_string=SCRIPT))), is_optional=True
+    )
+
+
+def on_route() -> dict[str, AnyMessage]:
+    """What wakes it for a route, or for a share of one."""
+    return {LUA: pack(FilterConfig(config=pack(LuaPerRoute(name=_NAME)), is_optional=True))}
+
+
+# Bytes are looked at in a loop, not by patterns: LuaJIT compiles the one and not the other.
+SCRIPT = r"""local byte, find, gsub, max, sub = string.byte, string.find, string.gsub, math.max, string.sub
+local concat = table.concat
+
+-- Where the text is: at the beginning of a line, in what is of no interest, in JSON, in a string of it, in a model's name.
+local LINE, SKIP, JSON, STRING, NAME = 1, 2, 3, 4, 5
+local NEWLINE, QUOTE, COMMA, COLON, BACKSLASH = 10, 34, 44, 58, 92
+local DATA, LONGEST_KEY = "data:", 8
+local HOLDS = { message = true, response = true } -- Anthropic's message_start; events of OpenAI's responses
+
+-- Two functions: one takes a text chunk by chunk and gives what to send instead, one gives what it still holds at the end.
+-- `asked` and the targets are JSON strings with their quotes; `events`: the text is server-sent events, not one JSON value.
+function restorer(asked, target, escaped_target, events)
+  local longest = 2 * max(#target, #escaped_target) -- of a name that may still be the target's: its slashes may be escaped
+  local state, seen = events and LINE or JSON, 0 -- seen: how much of DATA
+  local depth, outer, inner = 0, "", false -- open brackets; the key at depth 1; whether depth 2 may have a model
+  local word, named, escaped = "", false, false -- the last string; after the key of a model; after a backslash
+  local held = ""
+  local head, new_head = nil, nil -- a line up to its model, as it came and as it went: in one answer most begin alike
+
+  local function is_target(name)
+    if name == target or name == escaped_target then return true end
+    return find(name, "\\/", 1, true) ~= nil and gsub(name, "\\/", "/") == target
+  end
+
+  local function begin()
+    state, seen, depth, outer, inner, word, named = JSON, 0, 0, "", false, "", false
+  end
+
+  local function structure(c)
+    if c == COLON then
+      named = word == "model" and (depth == 1 or (depth == 2 and inner))
+      if depth == 1 then outer = word end
+    elseif c == COMMA then
+      word, named = "", false
+    elseif c == 123 or c == 91 then -- { [
+      depth, word, named = depth + 1, "", false
+      if depth == 2 then inner = c == 123 and HOLDS[outer] == true end
+    elseif c == 125 or c == 93 then -- } ]
+      depth, word, named = depth - 1, "", false
+      if depth <= 0 then state = SKIP end
+    elseif c == NEWLINE and events then
+      state, seen = LINE, 0
+    end
+  end
+
+  -- Where the string ends that goes on at `i`: at a quote, or at the end of its line; nil where that has not come.
+  local function closing(text, i, size)
+    while i <= size do
+      local c = byte(text, i)
+      if c == NEWLINE and events then return i, c end
+      if escaped then
+        escaped = false
+      elseif c == QUOTE then
+        return i, c
+      elseif c == BACKSLASH then
+        escaped = true
+      end
+      i = i + 1
+    end
+  end
+
+  -- A string up to `stop`; longer than any key of interest, it is as good as any other.
+  local function spelled(text, start, stop)
+    if stop - start > LONGEST_KEY or #word > LONGEST_KEY then return "another key" end
+    return word .. sub(text, start, stop)
+  end
+
+  local function feed(text)
+    local size, i = #text, 1
+    if state == LINE and seen == 0 and byte(text, size) == NEWLINE and not find(text, '"model"', 1, true) then
+      return text -- whole lines, none with a model
+    end
+    local from, out, n = 1, {}, 0 -- what is to come after the `n` pieces of `out`
+    local mark, start = 1, nil -- where in this chunk the string began, or goes on; where its line began
+    while i <= size do
+      if state == SKIP then
+        local stop = events and find(text, "\n", i, true)
+        if not stop then break end
+        i, state, seen = stop + 1, LINE, 0
+      elseif state == LINE and seen == 0 and head ~= nil and sub(text, i, i + #head - 1) == head then
+        out[n + 1], out[n + 2], n = sub(text, from, i - 1), new_head, n + 2
+        from = i + #head
+        i, state = from, SKIP
+      elseif state == LINE then
+        local c = byte(text, i)
+        if seen == 0 then start = i end
+        if c == byte(DATA, seen + 1) then
+          seen = seen + 1
+          if seen == #DATA then begin() end
+        elseif c == NEWLINE then
+          seen = 0
+        else
+          state = SKIP
+        end
+        i = i + 1
+      elseif state == JSON then
+        local c = byte(text, i)
+        if c == QUOTE then
+          state, word, escaped = named and NAME or STRING, "", false
+          mark = named and i or i + 1
+        else
+          structure(c)
+        end
+        i = i + 1
+      else
+        local stop, c = closing(text, i, size)
+        if state == STRING then
+          word = spelled(text, mark, (stop or size + 1) - 1)
+          if stop then state = JSON end
+        elseif stop ~= nil or #held + size - mark >= longest then
+          local name = held .. sub(text, mark, stop or size)
+          local new = c == QUOTE and is_target(name) and asked or name
+          if c == QUOTE and start ~= nil then head, new_head = sub(text, start, stop), sub(text, start, mark - 1) .. new end
+          out[n + 1], out[n + 2], n = sub(text, from, mark - 1), new, n + 2
+          held, from = "", (stop or size) + 1
+          state, word = stop and SKIP or STRING, "another key"
+        end
+        if c == NEWLINE then state, seen = LINE, 0 end
+        i = (stop or size) + 1
+      end
+    end
+    if state == NAME then
+      out[n + 1], n = sub(text, from, mark - 1), n + 1
+      held, from = held .. sub(text, mark), size + 1
+    end
+    if n == 0 then return text end
+    out[n + 1] = sub(text, from)
+    return concat(out)
+  end
+
+  return feed, function() return held end
+end
+
+function envoy_on_response(handle)
+  local found = handle:streamInfo():dynamicMetadata():get("penstock")
+  if found == nil or found.target == nil then return end
+  local headers = handle:headers()
+  if headers:get("content-encoding") ~= nil then return end
+  local kind = string.match(string.lower(headers:get("content-type") or ""), "^[^;%s]*")
+  local events = kind == "text/event-stream"
+  if not events and kind ~= "application/json" then return end
+  local feed, rest = restorer(found.asked, found.target, found.escaped_target or found.target, events)
+  if not events then
+    local body = handle:body()
+    if body == nil then return end
+    local text = body:getBytes(0, body:length())
+    local new = feed(text) .. rest()
+    if new ~= text then body:setBytes(new) end -- and the content-length
+    return
+  end
+  headers:remove("content-length")
+  local last, sent
+  for chunk in handle:bodyChunks() do
+    local text = chunk:getBytes(0, chunk:length())
+    last, sent = chunk, feed(text)
+    if sent ~= text then chunk:setBytes(sent) end
+  end
+  if rest() ~= "" then -- it broke off within a name; where trailers follow, the last chunk has gone
+    pcall(last.setBytes, last, sent .. rest())
+  end
+end
+"""
