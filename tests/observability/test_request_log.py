@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 from observability.log import RequestLog, line, record
 from picker.facts import Outcome
+from picker.trace import Trace
 
 OUTCOME = Outcome(
     *("r1", 1_700_000_000.25, "ns/p", "llama", "llama-v2", "chat", 1, "tenant", True, 200, "", "10.0.0.1:8000"),
@@ -19,7 +20,7 @@ OUTCOME = Outcome(
     cached_tokens=32,
     output_tokens=50,
     path="/v1/chat/completions?key=SECRET",
-    trace_id="abc",
+    trace=Trace("a" * 32, "b" * 16, "c" * 16, sampled=True),
     user_agent="openai",
 )
 
@@ -44,8 +45,8 @@ def test_a_record_has_the_names_of_the_conventions() -> None:
     assert found["url.path"] == "/v1/chat/completions"
     assert found["http.response.status_code"] == 200
     assert found["gen_ai.usage.output_tokens"] == 50
-    assert found["logging.googleapis.com/trace"] == "projects/my-project/traces/abc"
-    assert record(OUTCOME)["logging.googleapis.com/trace"] == "abc"
+    assert found["logging.googleapis.com/trace"] == "projects/my-project/traces/" + "a" * 32
+    assert record(OUTCOME)["logging.googleapis.com/trace"] == "a" * 32
     assert "error.type" not in found
     assert "penstock.queue_seconds" not in found  # not known: absent, not null
 
