@@ -7,7 +7,7 @@ OpenTelemetry SDK specification, ParentBased and TraceIdRatioBased.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from xxhash import xxh3_64_hexdigest, xxh3_128_hexdigest
@@ -23,8 +23,8 @@ class Trace(NamedTuple):
     """Of one request; all ids are lower-case hex, "" where there is none."""
 
     trace_id: str = ""  # 32 digits
-    span_id: str = ""  # 16 digits: the span that this request is, ours if we make one, else the client's
-    parent_id: str = ""  # the client's span
+    span_id: str = ""  # 16 digits: the span that this request is: ours if we make one, else Envoy's, else the client's
+    parent_id: str = ""  # the client's span; not known of a trace that Envoy makes
     sampled: bool = False
     header: str = ""  # `traceparent` for the server; "" leaves what the client sent
 
@@ -52,9 +52,19 @@ class Tracing:
 
     ratio: float | None = None  # of the requests without a parent; None: spans are not made here at all
     parent_based: bool = True  # a parent decides for its children; else the ratio does for everybody
+    proxy: Trace = (
+        NO_TRACE  # Envoy's call of the picker, where Envoy has a tracer: then Envoy decides, and tells the server
+    )
+
+    def beneath(self, traceparent: str) -> "Tracing":
+        """The same, for one call of an Envoy that has told its span."""
+        found = parent({HEADER: traceparent})
+        return replace(self, proxy=found._replace(parent_id="")) if found.trace_id else self
 
     def of(self, id_: str, headers: Mapping[str, str]) -> Trace:
         """The trace of the request of the decision `id_`; `headers` have lower-case names."""
+        if self.proxy.trace_id:
+            return self.proxy
         found = parent(headers)
         if self.ratio is None:
             return found

@@ -5,7 +5,8 @@
       schedule                  the decision
       upstream (client)         decided -> last byte to the client; the server's own spans are its children
 
-Their ids were made when the request came (picker/trace.py): the server was told that of `upstream`. Attributes are those of the
+Their ids were made when the request came (picker/trace.py): the server was told that of `upstream`. Where Envoy has a tracer
+of its own (XTelemetryPolicy), its spans are the first and the last of these, and queue and schedule join them. Attributes are those of the
 semantic conventions for HTTP and generative AI; no prompt, no answer, no header but the user agent, no query string.
 """
 
@@ -121,12 +122,16 @@ def spans(decision: Decision | None, outcome: Outcome, resource: Resource) -> It
     found, began = outcome.trace, outcome.time
     ended = began + (outcome.duration or 0.0)
     whole = _context(found.trace_id, found.span_id)
+    envoys = not found.header and found.span_id != found.parent_id
     if found.span_id == found.parent_id:  # the picker was not asked: nobody has named our span yet
         whole = _context(found.trace_id, trace.span(outcome.id, trace.REQUEST))
     common: dict[str, Any] = {"resource": resource, "instrumentation_scope": SCOPE}
     events = [Event("gen_ai.first_token", timestamp=nanos(began + outcome.ttft))] if outcome.ttft is not None else []
     if decision is not None:
-        yield from _within(decision, outcome, whole, ended, common)
+        made = _within(decision, outcome, whole, ended, common)
+        yield from (span for span in made if not envoys or span.name != trace.UPSTREAM)
+    if envoys:
+        return
     yield ReadableSpan(
         trace.REQUEST,
         whole,

@@ -187,3 +187,12 @@ async def test_spans_arrive_at_a_collector(monkeypatch: pytest.MonkeyPatch) -> N
     assert not collector.wrong
     assert sorted(span.name for span in collector.spans) == ["gateway.request", "queue", "schedule", "upstream"]
     assert {span.trace_id.hex() for span in collector.spans} == {TRACE}
+
+
+def test_the_spans_of_an_envoy_that_traces_are_not_made_twice() -> None:
+    envoys = Tracing(1.0).beneath(f"00-{TRACE}-{'a' * 16}-01").of("id", {})
+    of = decision(found=envoys)
+    found = made(of, outcome(of))
+    assert set(found) == {"queue", "schedule"}
+    assert {span.parent.span_id for span in found.values()} == {int("a" * 16, 16)}
+    assert not made(None, outcome(of))  # refused: Envoy's own span says so

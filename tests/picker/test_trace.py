@@ -83,3 +83,11 @@ def test_where_parents_do_not_decide_the_server_is_told_what_we_did() -> None:
 def test_ids_are_those_of_the_decision_and_of_nothing_else(one: str, other: str) -> None:
     assert (ALL.of(one, {}) == ALL.of(other, {})) == (one == other)
     assert len({span(one, name) for name in ("a", "b", "c", "d")}) == 4
+
+
+def test_an_envoy_that_traces_decides_and_tells_the_server_itself() -> None:
+    envoys = f"00-{TRACE}-{'a' * 16}-01"
+    found = ALL.beneath(envoys).of("id", {"traceparent": f"00-{'b' * 32}-{CLIENT}-00"})
+    assert found == Trace(TRACE, "a" * 16, "", sampled=True, header="")
+    assert not ALL.beneath(envoys.removesuffix("1") + "0").of("id", {}).sampled
+    assert ALL.beneath("no trace context") is ALL
