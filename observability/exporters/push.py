@@ -98,7 +98,12 @@ class Push:
             return False
         self._last = now
         start = time.perf_counter()
-        tally = await self._door.write(self._registry.snapshot(), now)
+        readings = self._registry.snapshot()
+        try:
+            tally = await self._door.write(readings, now)
+        except Exception:  # our mistake, or a library's: it must not end the serving of requests
+            log.exception("%s: nothing is written", self._door.name)
+            tally = Tally(failed=Tallies({"other": sum(len(reading.points) for reading in readings)}))
         self._account.book(tally, time.perf_counter() - start)
         failed = frozenset(tally.failed)
         if failed - self._told:

@@ -14,7 +14,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from typing import Any, Protocol
 
 from opentelemetry.sdk.resources import Resource
@@ -23,7 +22,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from observability.exporters.otlp import SCOPE, nanos
-from observability.exporters.push import LAST, Account, Tally
+from observability.exporters.push import LAST, Account, Tally, log
 from observability.log import clean, is_clients
 from observability.registry import Registry
 from picker import trace
@@ -38,6 +37,7 @@ _OPERATIONS = {
     "/completions": "text_completion",
     "/embeddings": "embeddings",
 }
+_TRACED = (Decision, Outcome)
 Ended = tuple[Decision | None, Outcome]
 
 
@@ -72,17 +72,20 @@ class Spans:
         self._account = Account(registry, "otlp", "traces")
 
     def observe(self, fact: object) -> None:
+        if isinstance(fact, _TRACED) and fact.trace.sampled:
+            self._keep(fact)
+
+    def _keep(self, fact: Decision | Outcome) -> None:
         if isinstance(fact, Decision):
-            if fact.trace.sampled:
-                if len(self._open) >= _MOST_OPEN:
-                    del self._open[next(iter(self._open))]  # its request span is made all the same
-                self._open[fact.id] = fact
-        elif isinstance(fact, Outcome) and fact.trace.sampled:
-            if len(self._ended) >= self._capacity:
-                self._open.pop(fact.id, None)
-                self._account.failed("dropped", 1)
-                return
-            self._ended.append((self._open.pop(fact.id, None), fact))
+            if len(self._open) >= _MOST_OPEN:
+                del self._open[next(iter(self._open))]  # its request span is made all the same
+            self._open[fact.id] = fact
+            return
+        decision = self._open.pop(fact.id, None)
+        if len(self._ended) < self._capacity:
+            self._ended.append((decision, fact))
+        else:
+            self._account.failed("dropped", 1)
 
     async def run(self) -> None:
         """Send until cancelled; what is there then is still sent."""
@@ -101,19 +104,26 @@ class Spans:
 
     async def flush(self) -> None:
         """Send all that is there."""
-        while self._ended:
-            ended = [self._ended.popleft() for _ in islice(range(len(self._ended)), self._batch)]
+        while ended := self.take():
             start = self._clock()
             tally = await asyncio.to_thread(self._send, ended)
             self._account.book(tally, self._clock() - start)
 
+    def take(self) -> list[Ended]:
+        """The next batch of requests that have ended, oldest first; they are here no longer."""
+        return [self._ended.popleft() for _ in range(min(len(self._ended), self._batch))]
+
     def _send(self, ended: Sequence[Ended]) -> Tally:
-        made = [span for decision, outcome in ended for span in spans(decision, outcome, self._resource)]
         tally = Tally()
-        if self._exporter.export(made) is SpanExportResult.SUCCESS:
-            tally.written = len(made)
-        else:
-            tally.failed["unavailable"] = len(made)
+        try:
+            made = [span for decision, outcome in ended for span in spans(decision, outcome, self._resource)]
+            if self._exporter.export(made) is SpanExportResult.SUCCESS:
+                tally.written = len(made)
+            else:
+                tally.failed["unavailable"] = len(made)
+        except Exception:  # noqa: BLE001  our mistake, or the exporter's: it must not end the serving of requests
+            log.exception("spans of %d requests are lost", len(ended))
+            tally.failed["other"] = len(ended)
         return tally
 
 

@@ -83,3 +83,16 @@ async def test_failures_are_counted_and_told_when_they_begin(caplog: pytest.LogC
 def test_a_period_that_the_quota_forbids_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="10 seconds or longer"):
         Push(Door(), Registry(), period=5.0)
+
+
+async def test_a_door_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Door):
+        async def write(self, readings: object, now: float) -> Tally:
+            raise KeyError("our mistake")
+
+    clock, registry = Clock(), Registry()
+    push = Push(Broken(), registry, clock=clock)
+    clock.now += FLOOR
+    assert await push.turn()
+    assert "our mistake" in caplog.text
+    assert value(registry, ERRORS, reason="other")

@@ -196,3 +196,16 @@ def test_the_spans_of_an_envoy_that_traces_are_not_made_twice() -> None:
     assert set(found) == {"queue", "schedule"}
     assert {span.parent.span_id for span in found.values()} == {int("a" * 16, 16)}
     assert not made(None, outcome(of))  # refused: Envoy's own span says so
+
+
+async def test_an_exporter_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Exporter):
+        def export(self, found: Any) -> SpanExportResult:
+            raise KeyError("not ours")
+
+    registry = Registry()
+    doing = Spans(Broken(), HERE, registry)
+    doing.observe(outcome(decision()))
+    await doing.flush()
+    assert value(registry, c.EXPORT_ERRORS_TOTAL.name, signal="traces", reason="other") == 1
+    assert "not ours" in caplog.text
