@@ -1,6 +1,7 @@
 """The doors that write by themselves, as options and as work: --export cloud-monitoring, --export otlp."""
 
 import argparse
+import asyncio
 import os
 import socket
 import time
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from observability.exporters.push import FLOOR, Push
+from observability.exporters.push import FLOOR, Door, Push
 from observability.registry import Registry
 from penstock.process import UserError
 from penstock.settings import Export, Settings
@@ -150,21 +151,28 @@ async def opened(settings: Settings, registry: Registry) -> Exporting:
 async def _cloud_monitoring(
     settings: Export, registry: Registry, began: float, instance: str, namespace: str
 ) -> Exporting:
-    from google.auth.exceptions import DefaultCredentialsError  # noqa: PLC0415  50 MB that others need not pay for
-    from google.cloud.monitoring_v3 import MetricServiceClient  # noqa: PLC0415
-
-    from observability.exporters.cloud_monitoring import CloudMonitoring  # noqa: PLC0415
     from observability.exporters.target import Given, UnknownTarget, target  # noqa: PLC0415
 
     try:
         labels = await target(Given(settings.project, settings.location, settings.cluster, namespace, instance))
-        client = MetricServiceClient()
     except UnknownTarget as error:
         raise UserError(f"--export cloud-monitoring: {error}") from error
+    door = await asyncio.to_thread(_google, labels, began)  # it reads much code and may ask the metadata server
+    return Exporting((Push(door, registry, period=settings.period).run,))
+
+
+def _google(labels: Mapping[str, str], began: float) -> Door:
+    """The door, with the credentials of this machine. 50 MB that others need not pay for."""
+    from google.auth.exceptions import DefaultCredentialsError  # noqa: PLC0415
+    from google.cloud.monitoring_v3 import MetricServiceClient  # noqa: PLC0415
+
+    from observability.exporters.cloud_monitoring import CloudMonitoring  # noqa: PLC0415
+
+    try:
+        return CloudMonitoring(MetricServiceClient(), labels, began)
     except DefaultCredentialsError as error:
         remedy = "give the pod a service account (Workload Identity), or set GOOGLE_APPLICATION_CREDENTIALS"
         raise UserError(f"--export cloud-monitoring: no credentials: {remedy}") from error
-    return Exporting((Push(CloudMonitoring(client, labels, began), registry, period=settings.period).run,))
 
 
 def _otlp(settings: Export, registry: Registry, began: float, instance: str) -> Exporting:

@@ -11,6 +11,7 @@ only where it is asked for.
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ log = logging.getLogger("penstock.export")
 
 MOST_SERIES = 200  # in a request
 LONGEST_VALUE = 1024  # characters of a label's value
+_GIVE_WAY = 20  # series, built in 0.2 ms
 TIMEOUT = 12.0  # seconds for a request: the client library's own default
 _CreateTimeSeries = type(monitoring_v3.CreateTimeSeriesRequest.pb(monitoring_v3.CreateTimeSeriesRequest()))
 _Span = type(monitoring_v3.SpanContext.pb(monitoring_v3.SpanContext()))
@@ -72,7 +74,9 @@ class CloudMonitoring:
         starts = self._intervals.update(readings, now)
         request = _CreateTimeSeries(name=self._project)
         for reading in readings:
-            for point in reading.points:
+            for number, point in enumerate(reading.points):
+                if number % _GIVE_WAY == 0:
+                    time.sleep(0)  # the event loop need not wait for the interpreter's lock until its 5 ms are over
                 if not _within_limits(point):
                     tally.failed["limits"] += 1
                     continue

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Mapping
 
 import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import DefaultCredentialsError
 
 from observability.registry import Registry
 from penstock.arguments import share
@@ -87,6 +89,20 @@ async def test_otlp_is_two_works_and_one_who_listens(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
     found = await opened(Settings(export=Export(("otlp",))), Registry())
     assert (found.work, found.observe) == ((), ())
+
+
+async def test_cloud_monitoring_takes_the_credentials_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(export=Export(("cloud-monitoring",), project="p", location="l", cluster="c"))
+    monkeypatch.setattr("google.auth.default", lambda **_: (AnonymousCredentials(), "p"))
+    found = await opened(settings, Registry())
+    assert (len(found.work), found.observe) == (1, ())
+
+    def nobody(**_: object) -> None:
+        raise DefaultCredentialsError
+
+    monkeypatch.setattr("google.auth.default", nobody)
+    with pytest.raises(UserError, match="no credentials: give the pod a service account"):
+        await opened(settings, Registry())
 
 
 async def test_what_a_door_lacks_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
