@@ -7,6 +7,8 @@ OTEL_METRICS_EXPORTER=none. Source: OpenTelemetry protocol and SDK configuration
 
 import asyncio
 import importlib
+import logging
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -46,6 +48,25 @@ class Exporter(Protocol):
 
     def export(self, data: MetricsData) -> MetricExportResult: ...
     def shutdown(self) -> None: ...
+
+
+class Seldom(logging.Filter):
+    """The exporters tell of every try of a collector that is away: here each of their loggers speaks once in a while."""
+
+    def __init__(self, seconds: float = 300.0) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._last: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        key = record.name, record.levelno
+        if record.created - self._last.get(key, -math.inf) < self._seconds:
+            return False
+        self._last[key] = record.created
+        return True
+
+
+_SELDOM = Seldom()
 
 
 class UnknownProtocol(Exception):
@@ -88,6 +109,8 @@ def exporter(signal: str) -> Any:
     if named not in _PROTOCOLS:
         raise UnknownProtocol(f"{variable}={named}: write one of {', '.join(_PROTOCOLS)}")
     module = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{_PROTOCOLS[named]}.{signal}_exporter")
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("opentelemetry.exporter.")]:
+        logging.getLogger(name).addFilter(_SELDOM)  # added once, however often this is called
     return getattr(module, {"metric": "OTLPMetricExporter", "trace": "OTLPSpanExporter"}[signal])()
 
 

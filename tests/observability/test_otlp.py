@@ -1,5 +1,6 @@
 """OTLP metrics: against a collector, over both protocols, told where by the standard environment variables."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from observability import catalogue as c
 from observability.exporters import otlp
-from observability.exporters.otlp import Otlp, UnknownProtocol, exporter, resource
+from observability.exporters.otlp import Otlp, Seldom, UnknownProtocol, exporter, resource
 from observability.exporters.push import Tally
 from observability.registry import Registry
 from tests.observability.fake_collector import FakeCollector
@@ -80,3 +81,22 @@ def test_units_let_a_translator_to_prometheus_keep_the_names() -> None:
         assert unit != "1"
         word = {"s": "seconds", "By": "bytes"}.get(unit)
         assert word is None or word in metric.name.split("_")
+
+
+def test_exporters_tell_of_a_collector_that_is_away_once_in_a_while() -> None:
+    seldom = Seldom(seconds=300.0)
+
+    def told(name: str, level: int, at: float) -> bool:
+        record = logging.LogRecord(name, level, "", 0, "", (), None)
+        record.created = at
+        return seldom.filter(record)
+
+    assert [told("a", logging.WARNING, at) for at in (0.0, 1.0, 299.0, 300.0, 301.0)] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert told("a", logging.ERROR, 1.0)
+    assert told("b", logging.WARNING, 1.0)
