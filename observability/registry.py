@@ -67,6 +67,10 @@ class Distribution:
     sum: float
     exemplars: tuple[tuple[int, Exemplar], ...] = ()
 
+    def within(self, start: float, end: float) -> tuple[Exemplar, ...]:
+        """The exemplars of an interval, in the order of their values."""
+        return tuple(each for _, each in self.exemplars if start <= each.time <= end)
+
 
 class Histogram:
     __slots__ = ("bounds", "counts", "exemplars", "sum")

@@ -28,6 +28,13 @@ class Trace(NamedTuple):
     sampled: bool = False
     header: str = ""  # `traceparent` for the server; "" leaves what the client sent
 
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """To send with the request. A trace that begins here takes the `tracestate` of another one away."""
+        if not self.header:
+            return ()
+        return ((HEADER, self.header),) if self.parent_id else ((HEADER, self.header), ("tracestate", ""))
+
 
 NO_TRACE = Trace()
 

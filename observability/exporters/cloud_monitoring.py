@@ -101,18 +101,20 @@ class CloudMonitoring:
             _set_time(written.interval.start_time, start)
         if isinstance(point.value, Distribution):
             series.value_type = metric_pb2.MetricDescriptor.DISTRIBUTION
-            self._distribution(written.value.distribution_value, metric, point.value)
+            self._distribution(written.value.distribution_value, metric, point.value, start or 0.0, end)
         else:
             series.value_type = metric_pb2.MetricDescriptor.DOUBLE
             written.value.double_value = point.value
 
-    def _distribution(self, found: distribution_pb2.Distribution, metric: Metric, value: Distribution) -> None:
+    def _distribution(
+        self, found: distribution_pb2.Distribution, metric: Metric, value: Distribution, start: float, end: float
+    ) -> None:
         found.count = count = sum(value.counts)
         found.mean = mean = value.sum / count if count else 0.0
         found.sum_of_squared_deviation = _deviation(metric.buckets, value.counts, mean)
         found.bucket_options.explicit_buckets.bounds.extend(metric.buckets)
         found.bucket_counts.extend(value.counts)
-        for _, each in value.exemplars:  # by bucket, so by value: that order is wanted
+        for each in value.within(start, end):  # by bucket, so by value: that order is wanted
             exemplar = found.exemplars.add()
             exemplar.value = each.value
             _set_time(exemplar.timestamp, each.time)

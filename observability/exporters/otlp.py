@@ -156,7 +156,7 @@ def _histogram(metric: Metric, point: Point, start: int, end: int) -> HistogramD
     assert isinstance(value, Distribution)  # noqa: S101
     exemplars = [
         Exemplar({}, each.value, nanos(each.time), int(each.span_id, 16), int(each.trace_id, 16))
-        for _, each in value.exemplars
+        for each in value.within(start / 1e9, end / 1e9)
     ]
     unknown: Any = None  # the least and the most are not kept; the encoder leaves None out
     return HistogramDataPoint(

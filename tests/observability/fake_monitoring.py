@@ -103,6 +103,8 @@ class FakeMonitoring:
         expect(end is not None, "no end")
         expect((start is not None and start < end) if cumulative else start in {None, end}, f"from {start} to {end}")
         value = point.value
+        for each in value.distribution_value.exemplars:
+            expect(start <= each.timestamp.seconds + each.timestamp.nanos / 1e9 <= end, "an exemplar of another time")
         total = value.distribution_value.count if value.HasField("distribution_value") else value.double_value
         history = self.points.setdefault(key_of(series), [])
         if history:

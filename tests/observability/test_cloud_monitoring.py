@@ -79,6 +79,14 @@ async def test_a_distribution_has_buckets_and_exemplars(fake: FakeMonitoring, cl
     assert span.span_name == f"projects/p/traces/{'c' * 32}/spans/{'d' * 16}"
 
 
+async def test_an_exemplar_of_an_earlier_interval_is_not_written(
+    fake: FakeMonitoring, client: MetricServiceClient
+) -> None:
+    await CloudMonitoring(client, TARGET, T0 + 30).write(registry_of().snapshot(), T0 + 60)
+    assert not fake.refused
+    assert not any(each.series.points[0].value.distribution_value.exemplars for each in fake.latest().values())
+
+
 async def test_a_restarted_gateway_begins_a_new_interval(fake: FakeMonitoring, client: MetricServiceClient) -> None:
     for began in (T0, T0 + 200.0):
         door = CloudMonitoring(client, TARGET, began)

@@ -91,3 +91,10 @@ def test_an_envoy_that_traces_decides_and_tells_the_server_itself() -> None:
     assert found == Trace(TRACE, "a" * 16, "", sampled=True, header="")
     assert not ALL.beneath(envoys.removesuffix("1") + "0").of("id", {}).sampled
     assert ALL.beneath("no trace context") is ALL
+
+
+def test_a_trace_that_begins_here_takes_the_state_of_another_away() -> None:
+    begun, continued = ALL.of("id", {"tracestate": "vendor=1"}), ALL.of("id", SAMPLED)
+    assert begun.headers == (("traceparent", begun.header), ("tracestate", ""))
+    assert continued.headers == (("traceparent", continued.header),)
+    assert UNTRACED.of("id", SAMPLED).headers == ()
