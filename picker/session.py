@@ -22,7 +22,6 @@ from picker.facts import Decision, Outcome, Reason, Refused
 from picker.inflight import LogEntry
 from picker.request import MAX_BODY, Dialect, InferenceRequest, parse, with_model, without_body
 from picker.trace import UNTRACED, Tracing
-from picker.trace import HEADER, UNTRACED, Tracing
 from xds_server.model.names import DECISION_HEADER
 
 GRACE = 5.0  # seconds that Envoy waits longer than the request may wait here: the answer has to arrive
@@ -298,7 +297,9 @@ class ExtProcSession:
         if isinstance(found, Denied):
             return self._refuse(found, request.dialect, "")
         self.fact = found
-        destination = Destination(",".join(found.endpoints), found.id, (*found.headers, *found.trace.headers), found.explained)
+        destination = Destination(
+            ",".join(found.endpoints), found.id, (*found.headers, *found.trace.headers), found.explained
+        )
         rewrite = request.model and found.target_model != request.model
         rewritten = with_model(body, found.target_model) if rewrite else None
         if start.mode != "duplex":
