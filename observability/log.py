@@ -155,13 +155,19 @@ def is_clients(reason: str) -> bool:
     return reason in _CLIENT
 
 
+def linked(trace_id: str, project: str = "") -> dict[str, str]:
+    """The special field of Cloud Logging that leads from a record to its trace."""
+    found = f"projects/{project}/traces/{trace_id}" if project else trace_id
+    return {"logging.googleapis.com/trace": found} if trace_id else {}
+
+
 def _traced(outcome: Outcome, project: str) -> dict[str, Any]:
     """With a project, trace and log lead to each other in the console."""
     trace = outcome.trace
     if not trace.trace_id:
         return {}
     return {
-        "logging.googleapis.com/trace": f"projects/{project}/traces/{trace.trace_id}" if project else trace.trace_id,
+        **linked(trace.trace_id, project),
         "logging.googleapis.com/spanId": trace.span_id,
         "logging.googleapis.com/trace_sampled": trace.sampled,
     }

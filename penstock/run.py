@@ -225,7 +225,9 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             gateway.registry.collect(request_log.collect)
             tasks.create_task(request_log.run())
         if settings.decisions:
-            decision_log = DecisionLog(stack.enter_context(_stream(settings.decisions)))
+            decision_log = DecisionLog(
+                stack.enter_context(_stream(settings.decisions)), project=settings.export.project
+            )
             gateway.decisions.on_record = decision_log.offer
             gateway.registry.collect(decision_log.collect)
             tasks.create_task(decision_log.run())

@@ -22,6 +22,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.metrics.export import MetricExportResult
 from opentelemetry.sdk.trace.export import SpanExportResult
 
+from observability.decisions import DecisionLog, explained, listed
 from observability.exporters.cloud_monitoring import CloudMonitoring
 from observability.exporters.otlp import Otlp, resource
 from observability.exporters.prometheus import openmetrics, text
@@ -82,7 +83,9 @@ class World:
     """A gateway with every door; Envoy's part is played by `request`."""
 
     def __init__(self) -> None:
-        self.gateway = Gateway(Settings(), Path("/nowhere"))
+        self.gateway = Gateway(Settings(decisions_rate=1.0), Path("/nowhere"))
+        self.decisions = DecisionLog(io.BytesIO(), project="p")
+        self.gateway.decisions.on_record = self.decisions.offer
         ref = ObjectRef("inference.networking.k8s.io", "InferencePool", "ns", "p")
         pools = {"ns/p": Pool(ref, Backend("pool/ns/p", ref, pool=True), (Endpoint("10.0.0.1", 80),))}
         self.gateway.graphs.set(Graph(pools=pools))
@@ -114,17 +117,18 @@ class World:
         await self.spans.flush()
         await CloudMonitoring(self.monitoring, TARGET, T0).write(snapshot, T0 + 60)  # type: ignore[arg-type]
         await Otlp(self.metrics, resource({}), T0).write(snapshot, T0 + 60)  # type: ignore[arg-type]
-        found = {
+        return {
             "text": text(snapshot),
             "openmetrics": openmetrics(snapshot),
             "log": b"".join(self.log._take()),
+            "decisions": b"".join(line for one in self.decisions._take() for line in self.decisions._lines_of(one)),
+            "/decisions": listed(self.gateway.decisions.latest(100)),
+            "/decisions/ID": b"".join(explained(one) for one in self.gateway.decisions.latest(100)),
             "status": orjson.dumps(self.gateway.report.status()),
             "cloud monitoring": b"".join(self.monitoring.bytes),
             "otlp metrics": b"".join(self.metrics.bytes),
             "otlp traces": b"".join(self.traces.bytes),
         }
-        assert all(found.values())
-        return found
 
 
 def entry_of(headers: Mapping[str, str], fact: Any) -> accesslog_pb2.HTTPAccessLogEntry:
@@ -179,6 +183,7 @@ async def test_a_secret_reaches_no_sink(
     for number, places in enumerate([{"query"}, *requests]):
         world.request(*request_with(secret, places), number, Tracing(1.0))
     for sink, found in (await world.sinks()).items():
+        assert found, f"{sink} has nothing, so it shows nothing"
         assert secret.encode() not in found, sink
     assert secret not in caplog.text
 
@@ -200,11 +205,12 @@ async def test_the_test_would_see_a_secret() -> None:
     assert {sink for sink, shown in found.items() if b"canary-agent" in shown} == {"log", "otlp traces"}
 
 
-SHOWN = {  # what clients choose -> the sinks that show it, at most 128 characters of it
-    "model": {"text", "openmetrics", "log", "cloud monitoring", "otlp metrics", "otlp traces"},
-    FAIRNESS_HEADER: {"log", "otlp traces"},
+DECISIONS = {"decisions", "/decisions", "/decisions/ID"}
+SHOWN = {  # what clients choose -> the sinks that show it, bounded
+    "model": {"text", "openmetrics", "log", "cloud monitoring", "otlp metrics", "otlp traces"} | DECISIONS,
+    FAIRNESS_HEADER: {"log", "otlp traces", "decisions", "/decisions/ID"},
     "user-agent": {"log", "otlp traces"},
-    "path": {"log", "otlp traces"},
+    "path": {"log", "otlp traces", "decisions", "/decisions/ID"},
 }
 
 
@@ -222,8 +228,9 @@ async def test_what_clients_choose_is_shown_by_these_sinks_and_bounded(name: str
     world = World()
     world.request(headers, body, 1, Tracing(1.0))
     found = await world.sinks()
-    labels = (
+    other = (
         {"text", "openmetrics", "cloud monitoring", "otlp metrics"} if length > 128 else set()
-    )  # there it is `other`
-    assert {sink for sink, shown in found.items() if b"canary" in shown} == SHOWN[name] - labels
-    assert not [sink for sink, shown in found.items() if b"y" * 129 in shown]
+    )  # is what they say then
+    assert {sink for sink, shown in found.items() if b"canary" in shown} == SHOWN[name] - other
+    most = {sink: 1000 if sink in DECISIONS else 128 for sink in found}  # to decide again, records need the whole name
+    assert not [sink for sink, shown in found.items() if b"y" * (most[sink] + 1) in shown]
