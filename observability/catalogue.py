@@ -224,6 +224,23 @@ DECISION_RECORDS_DROPPED_TOTAL = _counter(
 BUILD_INFO = _gauge("build_info", "", "Always 1; the label says what runs.", VERSION)
 LOOP_LAG_SECONDS = _histogram("loop_lag_seconds", "seconds", "How late the event loop wakes a sleeper.", SHORT_BUCKETS)
 
+# The doors that write by themselves: observability/exporters.
+DOOR = Label("door", "by which telemetry leaves", ("cloud_monitoring", "otlp"))
+SIGNAL = Label("signal", "what leaves: series of metrics, or spans of traces", ("metrics", "traces"))
+NOT_EXPORTED = Label(
+    "reason",
+    "`invalid`: the other side took the rest; `limits`, `dropped`: never sent, for its limits or ours",
+    ("invalid", "unavailable", "denied", "limits", "dropped", "other"),
+)
+EXPORTED_TOTAL = _counter("exported_total", "", "Series and spans that a door has written.", DOOR, SIGNAL)
+EXPORT_ERRORS_TOTAL = _counter(
+    *("export_errors_total", "", "Series and spans that were not written."), *(DOOR, SIGNAL, NOT_EXPORTED)
+)
+EXPORT_DURATION_SECONDS = _histogram(
+    *("export_duration_seconds", "seconds", "Writing once, from the snapshot to the last answer.", WAIT_BUCKETS),
+    *(DOOR, SIGNAL),
+)
+
 METRICS = MappingProxyType({metric.name: metric for metric in _declared})
 
 

@@ -15,6 +15,7 @@ import orjson
 from xxhash import xxh3_64_intdigest
 
 from observability.catalogue import DECISION_RECORDS_DROPPED_TOTAL
+from observability.log import linked
 from observability.registry import Sample
 from picker.ask import Ask
 from picker.errors import ConfigError
@@ -98,7 +99,9 @@ def explained(record: DecisionRecord) -> bytes:
 class DecisionLog:
     """Give `offer` to `Decisions.on_record`, and run `run` in a TaskGroup. Only making and writing lines is in a thread."""
 
-    def __init__(self, stream: BinaryIO, *, capacity: int = 1024) -> None:
+    def __init__(self, stream: BinaryIO, *, capacity: int = 1024, project: str = "") -> None:
+        """`project` makes trace ids links in Cloud Logging."""
+        self._project = project
         self.dropped = 0  # records that a full buffer, or the stream, refused
         self._stream = stream
         self._capacity = capacity
@@ -150,4 +153,4 @@ class DecisionLog:
             self._told[digest] = self._lines
             yield config_line(record.config)
         self._lines += 1
-        yield record_line(record)
+        yield record_line(record, beside=linked(record.request.trace_id, self._project))

@@ -1,13 +1,16 @@
 """The request log: one JSON line per request, from its Outcome. No prompt, no answer, no header values, no query string.
 
 Field names are those of the OpenTelemetry semantic conventions (http, url, user_agent, gen_ai, error) where they exist,
-`penstock.*` else; `severity`, `time`, `message` and the trace are the special fields of Cloud Logging. Errors are always
-logged, successes at a rate. The event loop never waits for the stream: what the buffer cannot hold is dropped and counted.
+`penstock.*` else; `severity`, `time`, `message`, `httpRequest` and the trace are the special fields of Cloud Logging, which its
+agents lift out of the line (source: Cloud Logging, structured logging). Errors are always logged, successes at a rate. The event
+loop never waits for the stream: what the buffer cannot hold is dropped and counted.
+
+Other facts join the log by `also`: decision records, say.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
@@ -23,6 +26,7 @@ _CLIENT = frozenset(
     {"client_cancelled", "shed_priority", "bad_request", "body_too_large", "model_not_found", "no_route"}
 )
 _CLIENT |= {"upstream_4xx"}
+Record = Callable[[Any], Mapping[str, Any] | None]
 
 
 class RequestLog:
@@ -42,14 +46,23 @@ class RequestLog:
         self._project = project
         self._lines: deque[bytes] = deque()
         self._wake = asyncio.Event()
+        self._records: dict[type, Record] = {Outcome: self._outcome}
+
+    def also(self, kind: type, record: "Record") -> None:
+        """Log facts of this type too: `record` makes the fields, or None for those that are not logged.
+
+        It is called on the event loop, and answers for what stands there: `clean` what clients choose, show no text of theirs.
+        """
+        self._records[kind] = record
 
     def observe(self, fact: object) -> None:
-        if not isinstance(fact, Outcome) or not self._wanted(fact):
+        make = self._records.get(type(fact))
+        if make is None or (found := make(fact)) is None:
             return
         if len(self._lines) >= self._capacity:
             self.dropped += 1
             return
-        self._lines.append(line(fact, self._project))
+        self._lines.append(orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE))
         self._wake.set()
 
     async def run(self) -> None:
@@ -65,6 +78,9 @@ class RequestLog:
     def collect(self) -> Iterator[Sample]:
         """For `Registry.collect`."""
         yield Sample(LOG_RECORDS_DROPPED_TOTAL, {}, self.dropped)
+
+    def _outcome(self, outcome: Outcome) -> Mapping[str, Any] | None:
+        return record(outcome, self._project) if self._wanted(outcome) else None
 
     def _wanted(self, outcome: Outcome) -> bool:
         return bool(outcome.reason) or xxhash.xxh3_64_intdigest(outcome.id.encode()) < self._below
@@ -91,31 +107,33 @@ def line(outcome: Outcome, project: str = "") -> bytes:
 
 def record(outcome: Outcome, project: str = "") -> dict[str, Any]:
     """The record as plain data; a field that is not known is absent, so a query never meets null."""
-    path = _clean(outcome.path.partition("?")[0])
+    path = clean(outcome.path.partition("?")[0])
     status = outcome.status or None
     fields: dict[str, Any] = {
         "severity": _severity(outcome),
         "time": datetime.fromtimestamp(outcome.time, UTC).isoformat(timespec="milliseconds"),
         "message": " ".join(str(part) for part in (path, status, outcome.reason) if part),
-        "logging.googleapis.com/trace": _trace(outcome.trace_id, project),
+        **_traced(outcome, project),
+        "httpRequest": _http_request(outcome, path) if project else None,
+        "http.request.method": outcome.method,
         "http.response.status_code": status,
         "http.request.body.size": outcome.request_bytes,
         "http.response.body.size": outcome.response_bytes,
         "http.route": outcome.route,
         "url.path": path,
-        "user_agent.original": _clean(outcome.user_agent),
+        "user_agent.original": clean(outcome.user_agent),
         "error.type": outcome.reason,
-        "gen_ai.request.model": _clean(outcome.model),
-        "gen_ai.response.model": _clean(outcome.target_model),
+        "gen_ai.request.model": clean(outcome.model),
+        "gen_ai.response.model": clean(outcome.target_model),
         "gen_ai.usage.input_tokens": outcome.input_tokens,
         "gen_ai.usage.cache_read.input_tokens": outcome.cached_tokens,
         "gen_ai.usage.output_tokens": outcome.output_tokens,
-        "penstock.request_id": outcome.id,
+        "penstock.request_id": clean(outcome.id),
         "penstock.pool": outcome.pool,
         "penstock.endpoint": outcome.endpoint,
-        "penstock.objective": _clean(outcome.objective),
+        "penstock.objective": clean(outcome.objective),
         "penstock.priority": outcome.priority,
-        "penstock.fairness_id": _clean(outcome.fairness_id),
+        "penstock.fairness_id": clean(outcome.fairness_id),
         "penstock.streaming": outcome.streaming,
         "penstock.attempts": outcome.attempts,
         "penstock.duration_seconds": outcome.duration,
@@ -129,14 +147,48 @@ def record(outcome: Outcome, project: str = "") -> dict[str, Any]:
 def _severity(outcome: Outcome) -> str:
     if not outcome.reason:
         return "INFO"
-    return "WARNING" if outcome.reason in _CLIENT else "ERROR"
+    return "WARNING" if is_clients(outcome.reason) else "ERROR"
 
 
-def _trace(trace_id: str, project: str) -> str:
-    return f"projects/{project}/traces/{trace_id}" if trace_id and project else trace_id
+def is_clients(reason: str) -> bool:
+    """Whether the client can mend it."""
+    return reason in _CLIENT
 
 
-def _clean(value: str) -> str:
-    """What a client chose: no control characters (a line stays one line for every reader), not endless."""
+def linked(trace_id: str, project: str = "") -> dict[str, str]:
+    """The special field of Cloud Logging that leads from a record to its trace."""
+    found = f"projects/{project}/traces/{trace_id}" if project else trace_id
+    return {"logging.googleapis.com/trace": found} if trace_id else {}
+
+
+def _traced(outcome: Outcome, project: str) -> dict[str, Any]:
+    """With a project, trace and log lead to each other in the console."""
+    trace = outcome.trace
+    if not trace.trace_id:
+        return {}
+    return {
+        **linked(trace.trace_id, project),
+        "logging.googleapis.com/spanId": trace.span_id,
+        "logging.googleapis.com/trace_sampled": trace.sampled,
+    }
+
+
+def _http_request(outcome: Outcome, path: str) -> dict[str, Any]:
+    """google.logging.type.HttpRequest in JSON: 64-bit numbers are strings, a duration ends in s."""
+    fields = {
+        "requestMethod": outcome.method,
+        "requestUrl": path,
+        "status": outcome.status or None,
+        "requestSize": str(outcome.request_bytes),
+        "responseSize": str(outcome.response_bytes),
+        "userAgent": clean(outcome.user_agent),
+        "serverIp": outcome.endpoint.rpartition(":")[0].strip("[]"),
+        "latency": None if outcome.duration is None else f"{outcome.duration:.6f}s",
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def clean(value: str) -> str:
+    """What a client chose, to be shown: no control characters (a line stays one line for every reader), not endless."""
     kept = value[:_LONGEST]
     return kept if kept.isprintable() else "".join(char if char.isprintable() else "?" for char in kept)

@@ -51,7 +51,7 @@ class _Requests:
 
     __slots__ = (
         *("_base", "_errors", "_registry", "aborts", "cached", "duration", "failed", "inflight", "input", "missing"),
-        *("output", "request_size", "response_size", "total", "tpot", "ttft"),
+        *("output", "request_size", "response_size", "total", "tpot", "traced", "ttft"),
     )
 
     def __init__(self, registry: Registry, base: Mapping[str, str], streaming: bool) -> None:
@@ -61,9 +61,10 @@ class _Requests:
         self.total = registry.counter(c.REQUESTS_TOTAL).bind(**base)
         self.inflight = registry.gauge(c.REQUESTS_INFLIGHT).bind(**base)
         self.missing = registry.counter(c.MISSING_USAGE_TOTAL).bind(**base)
-        self.duration = duration.bind(**base, outcome="ok").observe
-        self.failed = duration.bind(**base, outcome="error").observe
-        self.ttft = ttft.bind(**base, streaming="true" if streaming else "false").observe
+        ok, failed = duration.bind(**base, outcome="ok"), duration.bind(**base, outcome="error")
+        first = ttft.bind(**base, streaming="true" if streaming else "false")
+        self.duration, self.failed, self.ttft = ok.observe, failed.observe, first.observe
+        self.traced = ok.exemplify, failed.exemplify, first.exemplify
         self.tpot = registry.histogram(c.TIME_PER_OUTPUT_TOKEN_SECONDS).bind(**base).observe
         self.request_size = registry.histogram(c.REQUEST_SIZE_BYTES).bind(**base).observe
         self.response_size = registry.histogram(c.RESPONSE_SIZE_BYTES).bind(**base).observe
@@ -80,6 +81,15 @@ class _Requests:
             labels = {"class": _CLASSES[reason], "reason": reason, "code": code}
             found = self._errors[reason, status] = errors.bind(**self._base, **labels)
         found.inc()
+
+    def exemplify(self, fact: Outcome) -> None:
+        """The trace of this request, at the buckets that it fell in."""
+        trace, reason = fact.trace, fact.reason
+        ok, failed, first = self.traced
+        if fact.duration is not None:
+            (failed if reason else ok)(fact.duration, trace.trace_id, trace.span_id, fact.time + fact.duration)
+        if fact.ttft is not None and (not reason or reason in _SERVED):
+            first(fact.ttft, trace.trace_id, trace.span_id, fact.time + fact.ttft)
 
 
 class _Picks:
@@ -173,6 +183,8 @@ class Recorder:
             series.request_size(fact.request_bytes)
         if fact.response_bytes:
             series.response_size(fact.response_bytes)
+        if fact.trace[3]:  # sampled
+            series.exemplify(fact)
         if fact.reason:
             _failed(fact, series)
             self._tokens(fact, series)

@@ -47,28 +47,53 @@ class Gauge:
         return self.value
 
 
+class Exemplar(NamedTuple):
+    """One observation, and the trace that it belongs to."""
+
+    value: float
+    trace_id: str
+    span_id: str
+    time: float  # time.time(), roughly: of the request
+
+
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """`counts[i]` observations fell in (bounds[i-1], bounds[i]]; the last count is above every bound. Not cumulative."""
+    """`counts[i]` observations fell in (bounds[i-1], bounds[i]]; the last count is above every bound. Not cumulative.
+
+    `exemplars` are indices of buckets, ascending, with the last traced observation that fell there.
+    """
 
     counts: tuple[int, ...]
     sum: float
+    exemplars: tuple[tuple[int, Exemplar], ...] = ()
+
+    def within(self, start: float, end: float) -> tuple[Exemplar, ...]:
+        """The exemplars of an interval, in the order of their values."""
+        return tuple(each for _, each in self.exemplars if start <= each.time <= end)
 
 
 class Histogram:
-    __slots__ = ("bounds", "counts", "sum")
+    __slots__ = ("bounds", "counts", "exemplars", "sum")
 
     def __init__(self, metric: Metric) -> None:
         self.bounds = metric.buckets
         self.counts = [0] * (len(metric.buckets) + 1)
         self.sum = 0.0
+        self.exemplars: dict[int, tuple[float, str, str, float]] = {}
 
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1  # a value equal to a bound is in its bucket: `le`
         self.sum += value
 
+    def exemplify(self, value: float, trace_id: str, span_id: str, time: float) -> None:
+        """Beside `observe`, for the few observations that have a trace: the others pay nothing."""
+        self.exemplars[bisect_left(self.bounds, value)] = (value, trace_id, span_id, time)
+
     def read(self) -> Distribution:
-        return Distribution(tuple(self.counts), self.sum)
+        if not self.exemplars:
+            return Distribution(tuple(self.counts), self.sum)
+        found = ((at, Exemplar(*self.exemplars[at])) for at in sorted(self.exemplars))
+        return Distribution(tuple(self.counts), self.sum, tuple(found))
 
 
 Series = TypeVar("Series", Counter, Gauge, Histogram)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from penstock import export
 from penstock.settings import Listen
 from xds_server.bootstrap import address as envoy_address
 
@@ -176,6 +177,7 @@ def request_options(command: Parser) -> None:
         metavar="SECONDS",
         help="how long Envoy waits for a decision; after that the pool's failureMode decides (default: 2)",
     )
+    export.options(command, share)
     scorers_option(command)
 
 
@@ -189,4 +191,4 @@ def about_requests(given: argparse.Namespace) -> dict[str, Any]:
     """As fields of Settings."""
     named = ("telemetry", "request_log", "request_log_rate", "max_body", "picker_timeout", "scorers")
     found = {name: getattr(given, name) for name in (*named, "decisions", "decisions_rate")}
-    return {**found, "explain": given.explain == "header"}
+    return {**found, "explain": given.explain == "header", "export": export.export_of(given)}

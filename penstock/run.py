@@ -27,7 +27,7 @@ from observability.log import RequestLog
 from observability.record import Recorder, load_samples
 from observability.registry import Registry, Sample
 from observability.server import application
-from penstock import envoy
+from penstock import envoy, export
 from penstock.cluster import Joined, joined
 from penstock.process import UserError
 from penstock.report import Report
@@ -196,6 +196,9 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         await _serve_xds(gateway, stack, xds, cluster)
         await _serve_picker(gateway, stack, cluster)
         await _serve_telemetry(gateway, stack)
+        exporting = await export.opened(settings, gateway.registry)
+        for observe in exporting.observe:
+            gateway.watch(observe)
         log_to = stack.enter_context(_stream(settings.request_log)) if settings.request_log else None
         tasks = await stack.enter_async_context(_cancelled())  # ends first: the last lines are written to an open file
         for work in (
@@ -213,15 +216,18 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             gateway.scraper.run(),
             _heal(gateway),
             _measure_lag(gateway.registry),
+            *(work() for work in exporting.work),
         ):
             tasks.create_task(work)
         if log_to:
-            request_log = RequestLog(log_to, rate=settings.request_log_rate)
+            request_log = RequestLog(log_to, rate=settings.request_log_rate, project=settings.export.project)
             gateway.watch(request_log.observe)
             gateway.registry.collect(request_log.collect)
             tasks.create_task(request_log.run())
         if settings.decisions:
-            decision_log = DecisionLog(stack.enter_context(_stream(settings.decisions)))
+            decision_log = DecisionLog(
+                stack.enter_context(_stream(settings.decisions)), project=settings.export.project
+            )
             gateway.decisions.on_record = decision_log.offer
             gateway.registry.collect(decision_log.collect)
             tasks.create_task(decision_log.run())
@@ -327,6 +333,7 @@ async def _serve_picker(gateway: Gateway, stack: AsyncExitStack, cluster: Joined
         gateway.serving,
         ended=gateway.ended,
         max_body=settings.max_body,
+        tracing=settings.export.tracing,
         admit=cluster.admit_asking if cluster else None,
     )
     where = settings.picker or f"unix:{gateway.folder / 'picker.sock'}"

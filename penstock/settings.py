@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from picker.trace import Tracing
 from xds_server.bootstrap import Trust
 from xds_server.infrastructure import Infrastructure
 from xds_server.reconcile import Pace
@@ -49,6 +50,18 @@ class Kubernetes:
 
 
 @dataclass(frozen=True, slots=True)
+class Export:
+    """Where telemetry is written to; /metrics is read, and needs none of this."""
+
+    doors: tuple[str, ...] = ()  # of penstock.export.DOORS
+    period: float = 60.0  # seconds between two points of a metric
+    tracing: Tracing = Tracing()
+    project: str = ""  # Google Cloud; what is "" here is asked of the machine
+    location: str = ""
+    cluster: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Addresses are "host:port" or "unix:PATH"."""
 
@@ -64,6 +77,7 @@ class Settings:
     decisions: str = ""  # the log of decision records: a file, "-" for standard output, "" for none
     decisions_rate: float = 0.01  # of the decisions that are recorded unasked, and at least one a second; 0: none
     explain: bool = False  # clients may ask for the record of their request
+    export: Export = Export()
     max_body: int = 32 << 20  # bytes
     picker_timeout: float = 2.0  # seconds, then the pool's failureMode decides
     scorers: Path | None = None  # a directory of the user's own

@@ -7,6 +7,7 @@ from xxhash import xxh3_64_intdigest
 
 from picker.facts import Decision, Outcome, Refused
 from picker.request import InferenceRequest
+from picker.trace import NO_TRACE, Trace
 from xds_server.model.graph import Objective
 from xds_server.model.objects import InferenceModelRewrite
 
@@ -23,6 +24,7 @@ class Ask:
     id: str  # of the decision, and the only source of chance
     now: float  # monotonic seconds
     wall: float  # time.time()
+    trace: Trace = NO_TRACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,11 @@ def denied(
         queue=queue or None,
         request_bytes=request.body_bytes,
         attempts=0,
+        trace=ask.trace,
         user_agent=request.user_agent,
         path=request.path,
         request_id=request.request_id,
+        method=request.headers.get(":method", ""),
     )
     return Denied(refused, outcome)
 

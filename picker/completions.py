@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
+from envoy.config.core.v3 import base_pb2
 from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
 
@@ -50,6 +51,7 @@ FLAGS: Mapping[str, str] = {
     "downstream_remote_reset": "DR",
 }
 _NO_FLAGS: frozenset[str] = frozenset()
+_METHODS: Mapping[int, str] = {number: name for name, number in base_pb2.RequestMethod.items() if number}
 
 
 def log_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> LogEntry:
@@ -72,6 +74,7 @@ def log_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> LogEntry:
         cached_tokens=_number(usage, "cached_tokens"),
         output_tokens=_number(usage, "completion_tokens"),
         model=usage["model"].string_value if "model" in usage else "",
+        method=_METHODS.get(request.request_method, ""),
         path=request.original_path or request.path,
         request_id=request.request_id,
         user_agent=request.user_agent,

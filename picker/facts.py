@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from picker.trace import NO_TRACE, Trace
+
 # Why a request did not end well. One name per cause, the label `reason` of request_errors_total and the log.
 Reason = Literal[
     "",  # it ended well
@@ -55,6 +57,7 @@ class Decision:
     headers: tuple[tuple[str, str], ...] = ()  # to send with the request; "" takes away what the client sent
     queue: float = 0.0  # of `seconds`, those waited for a free endpoint
     explained: bool = False  # its client asked for the record of it, and may: it is told the id
+    trace: Trace = NO_TRACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +87,11 @@ class Outcome:
     request_bytes: int = 0
     response_bytes: int = 0
     attempts: int = 1  # endpoints tried
-    trace_id: str = ""
+    trace: Trace = NO_TRACE
     user_agent: str = ""
     path: str = ""
     request_id: str = ""  # x-request-id
+    method: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from picker.facts import Decision, Outcome, Reason
 from picker.load import Load
+from picker.trace import parent
 from xds_server.model.names import FAIRNESS_HEADER, MODEL_HEADER, OBJECTIVE_HEADER
 
 TIMEOUT = 3600.0  # seconds; a stream that is idle ends after 15 minutes, one that is not may take longer
@@ -45,6 +46,7 @@ class LogEntry:
     cached_tokens: int | None = None
     output_tokens: int | None = None
     model: str = ""
+    method: str = ""
     path: str = ""
     request_id: str = ""
     user_agent: str = ""
@@ -273,6 +275,7 @@ def _decided(decision: Decision) -> dict[str, Any]:
         "streaming": decision.streaming,
         "queue": decision.seconds,
         "predicted_cached_tokens": decision.matched_tokens,
+        **({"trace": decision.trace} if decision.trace.trace_id else {}),  # else a tracer of Envoy's may have named one
     }
 
 
@@ -310,9 +313,10 @@ def _outcome_of_entry(entry: LogEntry, why: Reason) -> Outcome:
         request_bytes=entry.request_bytes,
         response_bytes=entry.response_bytes,
         attempts=entry.attempts,
-        trace_id=_trace_id(entry.headers),
+        trace=parent(entry.headers),
         user_agent=entry.user_agent,
         path=entry.path,
+        method=entry.method,
     )
 
 
@@ -326,9 +330,3 @@ def _lost(decision: Decision) -> Outcome:
         request_bytes=decision.body_bytes,
         request_id=decision.request_id,
     )
-
-
-def _trace_id(headers: Mapping[str, str]) -> str:
-    """The second field of W3C traceparent."""
-    parts = headers.get("traceparent", "").split("-")
-    return parts[1] if len(parts) >= 4 else ""

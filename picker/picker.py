@@ -367,6 +367,7 @@ class Picker:
             headers=pick.headers,
             queue=waited,
             explained=wish.explained,
+            trace=ask.trace,
         )
         self._signals.started(decision, now)
         return decision

@@ -75,6 +75,7 @@ class Request:
     media: int  # pictures, videos and sounds
     headers: Mapping[str, str] = field(default_factory=dict)  # those that a filter, scorer or handler read
     withheld: tuple[str, ...] = ()  # read too, but the value is not recorded
+    trace_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +262,7 @@ class Recording:
                 media=len(request.media),
                 headers=shown,
                 withheld=tuple(name for name in sorted(noted.read) if turn and name not in shown),
+                trace_id=ask.trace.trace_id,
             ),
             config=config,
             now=now,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import orjson
@@ -38,9 +38,11 @@ def config_line(config: Config) -> bytes:
     return _line({CONFIG: VERSION, "digest": config.digest, "content": config.content})
 
 
-def record_line(record: DecisionRecord, *, inline: bool = False) -> bytes:
-    """Newline included. `inline`: with the configuration."""
-    return _line(plain(record, inline=inline))
+def record_line(
+    record: DecisionRecord, *, inline: bool = False, beside: Mapping[str, Any] = MappingProxyType({})
+) -> bytes:
+    """Newline included. `inline`: with the configuration; `beside`: what else the reader of a log wants, and `read` passes over."""
+    return _line({**beside, **plain(record, inline=inline)})
 
 
 def plain(record: DecisionRecord, *, inline: bool = False) -> dict[str, Any]:

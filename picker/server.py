@@ -20,6 +20,7 @@ from picker.facts import Decision, Observe
 from picker.inflight import LogEntry
 from picker.request import MAX_BODY
 from picker.session import Decider, ExtProcSession
+from picker.trace import HEADER as TRACEPARENT, UNTRACED, Tracing
 from picker.wire import decode, encode
 from xds_server.latest import Latest
 from xds_server.model.names import POOL_METADATA
@@ -72,6 +73,7 @@ class ExtProcServer:
         max_body: int = MAX_BODY,
         next_id: Callable[[], str] | None = None,
         admit: Callable[[Any, str], Awaitable[None]] | None = None,
+        tracing: Tracing = UNTRACED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`admit` is asked with the context of each stream and the pool that it names, and aborts those that may not ask for it."""
@@ -86,6 +88,7 @@ class ExtProcServer:
         self._serving = serving  # what health checks are told; nothing set means not serving
         self._max_body = max_body
         self._next_id = next_id or ids()
+        self._tracing = tracing
 
     @asynccontextmanager
     async def listen(
@@ -134,10 +137,15 @@ class ExtProcServer:
         return Handlers()
 
     async def _process(self, _requests: AsyncIterator[bytes], context: Any) -> None:
-        pool = next((str(value) for key, value in context.invocation_metadata() or () if key == POOL_METADATA), "")
+        pool, tracing = "", self._tracing
+        for key, value in context.invocation_metadata() or ():
+            if key == POOL_METADATA:
+                pool = pool or str(value)
+            elif key == TRACEPARENT:
+                tracing = tracing.beneath(str(value))
         if self._admit is not None:
             await self._admit(context, pool)
-        session = ExtProcSession(self._decider, pool, self._next_id(), self._max_body)
+        session = ExtProcSession(self._decider, pool, self._next_id(), self._max_body, tracing)
         reading = answer = None  # while the request waits: a read that was begun, and what it will be told
         try:
             # `async for` would cost an async generator

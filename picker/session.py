@@ -21,6 +21,7 @@ from picker.errors import BadRequest
 from picker.facts import Decision, Outcome, Reason, Refused
 from picker.inflight import LogEntry
 from picker.request import MAX_BODY, Dialect, InferenceRequest, parse, with_model, without_body
+from picker.trace import UNTRACED, Tracing
 from xds_server.model.names import DECISION_HEADER
 
 REASON_HEADER = (
@@ -165,12 +166,15 @@ class ExtProcSession:
     """
 
     __slots__ = (
-        *("_body", "_decider", "_held", "_id", "_max_body", "_pool", "_response", "_size", "_start"),
+        *("_body", "_decider", "_held", "_id", "_max_body", "_pool", "_response", "_size", "_start", "_tracing"),
         *("closed", "fact", "waiting"),
     )
 
-    def __init__(self, decider: Decider, pool: str, decision_id: str, max_body: int = MAX_BODY) -> None:
+    def __init__(
+        self, decider: Decider, pool: str, decision_id: str, max_body: int = MAX_BODY, tracing: Tracing = UNTRACED
+    ) -> None:
         self._decider = decider
+        self._tracing = tracing
         self._pool = pool  # "ns/name", or "" where the gateway did not say
         self._id = decision_id
         self._max_body = max_body
@@ -227,6 +231,7 @@ class ExtProcSession:
             time=self.fact.time,
             duration=now - began,
             ttft=None if found.first is None else found.first - began,
+            method=start.headers.get(":method", ""),
             path=start.headers.get(":path", "").partition("?")[0],
             request_id=start.headers.get("x-request-id", ""),
             user_agent=start.headers.get("user-agent", ""),
@@ -278,7 +283,8 @@ class ExtProcSession:
                 request = parse(start.headers, body, self._max_body)
         except BadRequest as error:
             return self._bad(start, error, wall)
-        found = self._decider.decide(Ask(request, self._pool, start.subset, self._id, now, wall))
+        trace = self._tracing.of(self._id, start.headers)
+        found = self._decider.decide(Ask(request, self._pool, start.subset, self._id, now, wall, trace))
         self._held = (request, body, trailers)
         if isinstance(found, Waiting):
             self.waiting = found.id
@@ -298,7 +304,8 @@ class ExtProcSession:
         names = (request.model, found.target_model)
         rewrite = names if request.model and found.target_model != request.model else None
         rewritten = with_model(body, found.target_model) if rewrite else None
-        destination = Destination(",".join(found.endpoints), found.id, found.headers, found.explained, rewrite)
+        headers = (*found.headers, *found.trace.headers)
+        destination = Destination(",".join(found.endpoints), found.id, headers, found.explained, rewrite)
         if start.mode != "duplex":
             self.closed = True
             if start.end_of_stream or start.mode == "none":
@@ -324,7 +331,8 @@ class ExtProcSession:
 
     def _unread(self, start: RequestHeaders, wall: float) -> Ask:
         """What is known of a request whose body could not be read."""
-        return Ask(without_body(start.headers, self._size), self._pool, start.subset, self._id, 0.0, wall)
+        trace = self._tracing.of(self._id, start.headers)
+        return Ask(without_body(start.headers, self._size), self._pool, start.subset, self._id, 0.0, wall, trace)
 
     def _refuse(self, found: Denied, dialect: Dialect, param: str) -> list[Reply]:
         self.fact, self.closed = found.outcome, True

@@ -28,6 +28,10 @@ VARIANTS = {
     "default": (),
     "namespaced": ("watchNamespaces={team-a,team-b}",),
     "own fleet": ("infrastructure.enabled=false", "gatewayClass.create=false"),
+    "exporting": (
+        *("export.cloudMonitoring.enabled=true", "export.cloudMonitoring.project=p", "export.otlp.enabled=true"),
+        *("export.otlp.endpoint=http://collector:4318", "extraEnv[0].name=OTEL_SERVICE_NAME", "extraEnv[0].value=edge"),
+    ),
     "watching": ("rbac.secrets=watch", "replicas=1", "networkPolicy.enabled=false"),
 }
 
@@ -150,6 +154,21 @@ def test_the_program_takes_its_arguments(values: tuple[str, ...], monkeypatch: p
     assert found.provision == ("infrastructure.enabled=false" not in values)
     assert found.infrastructure.image == Infrastructure("", "", "").image  # the chart's default is the program's
     assert found.infrastructure.drain == Infrastructure("", "", "").drain
+
+
+@helm
+def test_exporting_takes_options_and_no_right() -> None:
+    found = rendered(*VARIANTS["exporting"])
+    assert rules(found, "ClusterRole") == rules(rendered(), "ClusterRole")
+    (container,) = one(found, "Deployment")["spec"]["template"]["spec"]["containers"]
+    export = controller.settings(parser().parse_args(container["args"])).export
+    assert (export.doors, export.period, export.project) == (("cloud-monitoring", "otlp"), 60.0, "p")
+    assert export.tracing.ratio == 0.05
+    environment = {each["name"]: each.get("value") for each in container["env"]}
+    assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
+    assert environment["OTEL_SERVICE_NAME"] == "edge"
+    nowhere = run("template", str(CHART), "--kube-version", "1.34.0", "--set", "export.otlp.enabled=true")
+    assert nowhere.returncode and "name the collector" in nowhere.stderr
 
 
 @helm

@@ -4,10 +4,10 @@ Source: prometheus.io/docs/instrumenting/exposition_formats, and the OpenMetrics
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from observability.catalogue import Metric
-from observability.registry import Distribution, Reading
+from observability.registry import Distribution, Exemplar, Reading
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -50,19 +50,19 @@ def openmetrics(readings: Iterable[Reading]) -> bytes:
         if metric.unit and family.endswith("_" + metric.unit):
             lines.append(f"# UNIT {family} {metric.unit}")
         lines.append(f"# HELP {family} {_escape(metric.help)}")
-        lines += _points(reading)
+        lines += _points(reading, exemplars=True)
     lines.append("# EOF")
     return ("\n".join(lines) + "\n").encode()
 
 
-def _points(reading: Reading) -> Iterator[str]:
+def _points(reading: Reading, *, exemplars: bool = False) -> Iterator[str]:
     metric = reading.metric
     for point in reading.points:
         labels = ",".join(
             f'{name}="{_escape(value)}"' for name, value in zip(metric.label_names, point.labels, strict=True)
         )
         if isinstance(point.value, Distribution):
-            yield from _distribution(metric, labels, point.value)
+            yield from _distribution(metric, labels, point.value, dict(point.value.exemplars) if exemplars else {})
         else:
             yield (
                 f"{metric.name}{{{labels}}} {_number(point.value)}"
@@ -71,15 +71,22 @@ def _points(reading: Reading) -> Iterator[str]:
             )
 
 
-def _distribution(metric: Metric, labels: str, value: Distribution) -> Iterator[str]:
+def _distribution(metric: Metric, labels: str, value: Distribution, exemplars: Mapping[int, Exemplar]) -> Iterator[str]:
     total = 0
     comma = "," if labels else ""
-    for bound, count in zip((*metric.buckets, math.inf), value.counts, strict=True):
+    for index, (bound, count) in enumerate(zip((*metric.buckets, math.inf), value.counts, strict=True)):
         total += count
-        yield f'{metric.name}_bucket{{{labels}{comma}le="{_number(float(bound))}"}} {total}'
+        found = exemplars.get(index)
+        trace = f" {_exemplar(found)}" if found else ""
+        yield f'{metric.name}_bucket{{{labels}{comma}le="{_number(float(bound))}"}} {total}{trace}'
     braced = f"{{{labels}}}" if labels else ""
     yield f"{metric.name}_sum{braced} {_number(value.sum)}"
     yield f"{metric.name}_count{braced} {total}"
+
+
+def _exemplar(found: Exemplar) -> str:
+    """Ids are hex and 48 digits together: nothing to escape, and below the 128 characters that OpenMetrics allows."""
+    return f'# {{trace_id="{found.trace_id}",span_id="{found.span_id}"}} {_number(found.value)} {found.time:.3f}'
 
 
 def _number(value: float) -> str:

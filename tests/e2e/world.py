@@ -94,6 +94,12 @@ class World:
             assert response.status == 200
             return await response.text()
 
+    async def openmetrics(self) -> str:
+        """/metrics with exemplars."""
+        headers = {"accept": "application/openmetrics-text; version=1.0.0"}
+        async with self.session.get(f"http://{self.gateway.settings.telemetry}/metrics", headers=headers) as response:
+            return await response.text()
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -145,3 +145,13 @@ async def test_what_the_buffer_or_the_stream_does_not_take_is_counted() -> None:
     assert sample.value == 2
     huge = replace(record, request=replace(record.request, blocks=1 << 80))
     assert (await logged(io.BytesIO(), huge)).dropped == 1
+
+
+async def test_a_record_leads_to_the_trace_of_its_request_and_is_still_read() -> None:
+    stream, made = io.BytesIO(), a_record()
+    traced = replace(made, request=replace(made.request, trace_id="a" * 32))
+    await logged(stream, made, traced, project="p")
+    lines = stream.getvalue().splitlines()
+    links = [orjson.loads(line).get("logging.googleapis.com/trace") for line in lines]
+    assert [link for link in links if link] == [f"projects/p/traces/{'a' * 32}"]
+    assert [line.record.request.trace_id for line in read(lines) if line.record] == ["", "a" * 32]

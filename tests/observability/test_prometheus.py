@@ -86,3 +86,25 @@ def test_nothing_recorded_is_a_valid_page() -> None:
 def test_the_format_is_the_one_that_the_scraper_prefers(accept: str, expected: str) -> None:
     assert negotiate(accept) == expected
     assert render((), expected) == (b"# EOF\n" if expected == OPENMETRICS else b"")
+
+
+def test_openmetrics_has_the_trace_of_the_last_request_of_a_bucket_and_text_has_none() -> None:
+    registry = filled()
+    base = {"pool": "ns/p", "model_name": "m", "target_model_name": "m-1", "priority": "-1"}
+    histogram = registry.histogram(c.REQUEST_DURATION_SECONDS).bind(**base, outcome="ok")
+    histogram.exemplify(0.07, "e" * 32, "f" * 16, 1_700_000_000.0)
+    histogram.exemplify(0.051, "a" * 32, "b" * 16, 1_700_000_000.25)
+    histogram.exemplify(7200.0, "c" * 32, "d" * 16, 1_700_000_001.5)
+    snapshot = registry.snapshot()
+    found = {
+        sample.labels["le"]: sample.exemplar
+        for family in parse_openmetrics(openmetrics(snapshot).decode())
+        for sample in family.samples
+        if sample.exemplar
+    }
+    assert set(found) == {"0.1", "+Inf"}
+    assert found["0.1"].labels == {"trace_id": "a" * 32, "span_id": "b" * 16}
+    assert (found["0.1"].value, float(found["0.1"].timestamp)) == (0.051, 1_700_000_000.25)
+    assert found["+Inf"].value == 7200.0
+    assert b"trace_id" not in text(snapshot)
+    assert samples(parse_text(text(snapshot).decode())) == samples(parse_openmetrics(openmetrics(snapshot).decode()))

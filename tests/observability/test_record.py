@@ -7,9 +7,10 @@ from hypothesis import given, strategies as st
 
 from observability import catalogue as c
 from observability.record import Recorder, load_samples, short_type
-from observability.registry import Distribution, Registry
+from observability.registry import Distribution, Exemplar, Registry
 from picker.facts import Decision, Outcome, Reason, Refused
 from picker.load import Load
+from picker.trace import Trace
 from xds_server.facts import Acked, Connected, Disconnected, Nacked, Node, Pushed
 from xds_server.model.graph import Backend, Endpoint, Objective, Pool
 from xds_server.model.objects import InferenceModelRewrite, Meta, ObjectRef, RewriteRule
@@ -273,4 +274,27 @@ def test_the_queue_of_each_priority_is_a_gauge() -> None:
         ("penstock_gateway_queue_bytes", "0"): 10,
         ("penstock_gateway_queue_requests", "5"): 0,
         ("penstock_gateway_queue_bytes", "5"): 0,
+    }
+
+
+def test_a_traced_request_is_the_exemplar_of_its_buckets() -> None:
+    registry = Registry()
+    recorder = Recorder(registry)
+    traced = Trace("a" * 32, "b" * 16, sampled=True)
+    for outcome in (
+        replace(OUTCOME, trace=traced),
+        replace(OUTCOME, trace=traced._replace(sampled=False), ttft=0.001),
+        replace(OUTCOME, trace=traced._replace(trace_id="c" * 32), reason="upstream_5xx"),
+    ):
+        recorder.observe(outcome)
+    found = {
+        (reading.metric.name, *point.labels[4:]): [each for _, each in point.value.exemplars]
+        for reading in registry.snapshot()
+        for point in reading.points
+        if isinstance(point.value, Distribution) and point.value.exemplars
+    }
+    assert found == {
+        (c.REQUEST_DURATION_SECONDS.name, "ok"): [Exemplar(2.1, "a" * 32, "b" * 16, 102.1)],
+        (c.REQUEST_DURATION_SECONDS.name, "error"): [Exemplar(2.1, "c" * 32, "b" * 16, 102.1)],
+        (c.TIME_TO_FIRST_TOKEN_SECONDS.name, "true"): [Exemplar(0.1, "a" * 32, "b" * 16, 100.1)],  # of a served request
     }

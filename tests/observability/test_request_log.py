@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 from observability.log import RequestLog, line, record
 from picker.facts import Outcome
+from picker.trace import NO_TRACE, Trace
 
 OUTCOME = Outcome(
     *("r1", 1_700_000_000.25, "ns/p", "llama", "llama-v2", "chat", 1, "tenant", True, 200, "", "10.0.0.1:8000"),
@@ -19,7 +20,7 @@ OUTCOME = Outcome(
     cached_tokens=32,
     output_tokens=50,
     path="/v1/chat/completions?key=SECRET",
-    trace_id="abc",
+    trace=Trace("a" * 32, "b" * 16, "c" * 16, sampled=True),
     user_agent="openai",
 )
 
@@ -44,8 +45,8 @@ def test_a_record_has_the_names_of_the_conventions() -> None:
     assert found["url.path"] == "/v1/chat/completions"
     assert found["http.response.status_code"] == 200
     assert found["gen_ai.usage.output_tokens"] == 50
-    assert found["logging.googleapis.com/trace"] == "projects/my-project/traces/abc"
-    assert record(OUTCOME)["logging.googleapis.com/trace"] == "abc"
+    assert found["logging.googleapis.com/trace"] == "projects/my-project/traces/" + "a" * 32
+    assert record(OUTCOME)["logging.googleapis.com/trace"] == "a" * 32
     assert "error.type" not in found
     assert "penstock.queue_seconds" not in found  # not known: absent, not null
 
@@ -129,3 +130,31 @@ async def test_a_broken_stream_loses_lines_not_the_gateway() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert 1 <= log.dropped <= 2
+
+
+def test_a_record_leads_to_its_trace_and_to_the_request() -> None:
+    found = record(replace(OUTCOME, method="POST", request_bytes=1234, response_bytes=70), "my-project")
+    assert found["logging.googleapis.com/spanId"] == "b" * 16
+    assert found["logging.googleapis.com/trace_sampled"] is True
+    assert found["httpRequest"] == {
+        "requestMethod": "POST",
+        "requestUrl": "/v1/chat/completions",
+        "status": 200,
+        "requestSize": "1234",
+        "responseSize": "70",
+        "userAgent": "openai",
+        "serverIp": "10.0.0.1",
+        "latency": "2.500000s",
+    }
+    plain = record(replace(OUTCOME, trace=NO_TRACE))
+    assert not [name for name in plain if name.startswith("logging.") or name == "httpRequest"]
+
+
+async def test_other_facts_join_the_log() -> None:
+    log = RequestLog(io.BytesIO(), rate=0.0)
+    log.observe("nobody asked for strings")
+    log.also(str, lambda text: {"message": text} if text != "quiet" else None)
+    log.observe("decided")
+    log.observe("quiet")
+    log.observe(OUTCOME)  # at rate 0
+    assert log._take() == [b'{"message":"decided"}\n']

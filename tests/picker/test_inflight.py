@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from picker.facts import Decision, Outcome
 from picker.inflight import InFlight, LogEntry, reason
 from picker.load import Load
+from picker.trace import Trace
 
 
 def decision(id_: str, *endpoints: str) -> Decision:
@@ -66,7 +67,7 @@ def test_outcome_of_decision_and_entry() -> None:
         predicted_cached_tokens=64,
         request_bytes=400,
         attempts=0,
-        trace_id="0af7651916cd43dd8448eb211c80319c",
+        trace=Trace("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "b7ad6b7169203331", True),
     )
     assert (table.count("a:1"), table.tokens("a:1"), len(table)) == (0, 0, 0)
 

@@ -29,6 +29,7 @@ from picker.session import (
     TrailersReply,
     refusal,
 )
+from picker.trace import Tracing, span
 
 CHAT = {":method": "POST", ":path": "/v1/chat/completions"}
 GET = {":method": "GET", ":path": "/v1/models"}
@@ -279,3 +280,29 @@ def test_whoever_asked_why_is_told_the_id_also_of_a_refusal() -> None:
     for picker in (Explaining(refused=full), FakePicker(refused=full)):
         (reply,) = run(ExtProcSession(picker, "ns/pool", "id"), RequestHeaders(GET, end_of_stream=True))
         assert (("penstock-decision", "id") in reply.headers) == isinstance(picker, Explaining)
+
+
+# --- traces -----------------------------------------------------------------------------------------------------------
+
+
+class TracedPicker(FakePicker):
+    def answer(self, ask: Ask) -> Answer:
+        found = super().answer(ask)
+        return replace(found, trace=ask.trace) if isinstance(found, Decision) else found
+
+
+def test_the_server_is_told_of_the_span_that_it_continues() -> None:
+    client = {**CHAT, "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    session = ExtProcSession(TracedPicker(), "ns/p", "id", tracing=Tracing(0.0))
+    _, reply = run(session, RequestHeaders(client), RequestBody(BODY, True))
+    assert isinstance(session.fact, Decision)
+    told = f"00-0af7651916cd43dd8448eb211c80319c-{span('id', 'upstream')}-01"
+    assert reply == BodyReply("request", replace(WHERE, headers=(("traceparent", told),)))
+
+
+def test_a_refusal_belongs_to_a_trace_too() -> None:
+    session = ExtProcSession(FakePicker(), "ns/p", "id", tracing=Tracing(1.0))
+    run(session, RequestHeaders(CHAT), RequestBody(b"no JSON", True))
+    assert isinstance(session.fact, Outcome)
+    assert session.fact.trace == Tracing(1.0).of("id", {})
+    assert session.fact.method == "POST"
