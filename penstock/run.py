@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import grpc
 from aiohttp import web
 
-from observability import catalogue
+from observability import catalogue, usage
 from observability.decisions import DecisionLog, Decisions
 from observability.log import RequestLog
 from observability.record import Recorder, load_samples
@@ -85,6 +85,7 @@ class Gateway:
         self._duration = self.registry.histogram(catalogue.TRANSLATE_DURATION_SECONDS).bind()
         self._version = version("penstock")  # reads a file: not at every scrape
         self.registry.collect(self._samples)
+        self.registry.collect(usage.collect)
 
     def addresses(self) -> str:
         """Where the gateway, Envoy's admin and the telemetry are."""
@@ -180,6 +181,7 @@ class Gateway:
                 draining=sum(endpoint.draining for endpoint in pool.endpoints),
                 failures=self.signals.failures,
                 queued=self.picker.queued(name),
+                causes=self.picker.causes(name, now),
             )
         yield from self.report.samples()
 

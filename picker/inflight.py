@@ -53,6 +53,8 @@ class LogEntry:
     request_bytes: int = 0
     response_bytes: int = 0
     attempts: int = 0  # 0: it never reached a server
+    received: float | None = None  # the request's last byte
+    sent: float | None = None  # its first byte to the server, of the last try
 
 
 def reason(entry: LogEntry) -> Reason:
@@ -272,6 +274,7 @@ def _decided(decision: Decision) -> dict[str, Any]:
         "fairness_id": decision.fairness_id,
         "streaming": decision.streaming,
         "queue": decision.seconds,
+        "schedule": max(decision.seconds - decision.queue, 0.0),
         "predicted_cached_tokens": decision.matched_tokens,
     }
 
@@ -313,6 +316,8 @@ def _outcome_of_entry(entry: LogEntry, why: Reason) -> Outcome:
         trace_id=_trace_id(entry.headers),
         user_agent=entry.user_agent,
         path=entry.path,
+        received=entry.received,
+        sent=entry.sent,
     )
 
 
