@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from observability import catalogue as c
 from observability.catalogue import Metric
 
-WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 PERIOD = "28d"
 # Requests a second, over the long window, below which a ratio says nothing: one error of three is no outage.
 FLOOR = 0.05
@@ -102,6 +101,15 @@ SCHEDULE = Objective("schedule", "Decisions within 10 ms", 0.99, c.SCHEDULE_DURA
 OBJECTIVES = (AVAILABILITY, TTFT, TPOT, SCHEDULE)
 
 
+def recording() -> tuple[tuple[Objective, str], ...]:
+    """The windows of each objective that alerts look at: they are recorded, since nobody wants to sum three days every 30 s."""
+    return tuple(
+        (objective, window)
+        for objective in OBJECTIVES
+        for window in dict.fromkeys(window for burn in objective.burns for window in (burn.short, burn.long))
+    )
+
+
 def recorded() -> dict[str, tuple[str, ...]]:
     """The series that the recording rules make, with their labels."""
-    return {objective.record(window): ("pool",) for objective in OBJECTIVES for window in WINDOWS}
+    return {objective.record(window): ("pool",) for objective, window in recording()}

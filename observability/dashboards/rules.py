@@ -4,19 +4,18 @@ from typing import Any
 
 from observability.dashboards.alerts import Alert
 from observability.dashboards.model import filled
-from observability.dashboards.objectives import OBJECTIVES, WINDOWS
+from observability.dashboards.objectives import recording
 
 
 def groups(alerts: tuple[Alert, ...], runbooks: str) -> dict[str, Any]:
     """`runbooks`: where they are, without a slash at its end."""
-    recording = [
+    records = [
         {"record": objective.record(window), "expr": filled(objective.ratio(window), window)}
-        for objective in OBJECTIVES
-        for window in WINDOWS
+        for objective, window in recording()
     ]
     return {
         "groups": [
-            {"name": "penstock-objectives", "interval": "30s", "rules": recording},
+            {"name": "penstock-objectives", "interval": "30s", "rules": records},
             {"name": "penstock-alerts", "interval": "30s", "rules": [_rule(each, runbooks) for each in alerts]},
         ]
     }
