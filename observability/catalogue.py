@@ -290,7 +290,9 @@ METRICS = MappingProxyType({metric.name: metric for metric in _declared})
 
 def markdown() -> str:
     """docs/metrics.md."""
-    return _metrics.markdown(METRICS.values())
+    from observability import aliases  # noqa: PLC0415  they are made of this
+
+    return _metrics.markdown(METRICS.values()) + aliases.markdown()
 
 
 if __name__ == "__main__":

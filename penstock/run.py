@@ -22,6 +22,7 @@ import grpc
 from aiohttp import web
 
 from observability import catalogue, usage
+from observability.aliases import Aliases
 from observability.decisions import DecisionLog, Decisions
 from observability.log import RequestLog
 from observability.record import Recorder, load_samples
@@ -345,9 +346,15 @@ async def _serve_telemetry(gateway: Gateway, stack: AsyncExitStack) -> None:
     if not gateway.settings.telemetry:
         return
     ready = lambda: bool(gateway.serving.value)  # noqa: E731
+    aliases = Aliases(gateway.settings.metric_aliases)
     report = gateway.report
     app = application(
-        gateway.registry, ready=ready, status=report.status, decisions=gateway.decisions, view=report.view
+        gateway.registry,
+        ready=ready,
+        status=report.status,
+        decisions=gateway.decisions,
+        view=report.view,
+        aliases=aliases,
     )
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
