@@ -9,6 +9,7 @@ from observability.dashboards.promql import mean, most, names, quantiles, rate, 
 from observability.dashboards.traffic import CACHED, CACHED_SHARE, STREAMED, card
 
 _CLUSTER = "outside a cluster"
+_UNCHANGED = "while nothing changes"
 
 
 def control_plane() -> Board:
@@ -19,7 +20,14 @@ def control_plane() -> Board:
         (
             Panel("Envoys by state", (total(c.XDS_CLIENTS, "state"),), "1", kind="stacked"),
             Panel("Pushes", rates(c.XDS_PUSHES_TOTAL, "type_url"), "1/s", kind="stacked"),
-            Panel("A push to its ACK", quantiles(c.XDS_ACK_DURATION_SECONDS), "s", (slow,), log_scale=True),
+            Panel(
+                "A push to its ACK",
+                quantiles(c.XDS_ACK_DURATION_SECONDS),
+                "s",
+                (slow,),
+                log_scale=True,
+                empty=_UNCHANGED,
+            ),
             Panel("Accepted", rates(c.XDS_ACKS_TOTAL, "type_url"), "1/s", kind="stacked"),
             Panel("Rejected", rates(c.XDS_NACKS_TOTAL, "type_url"), "1/s", kind="stacked"),
             Panel("Not answered in time", rates(c.XDS_OVERDUE_TOTAL, "type_url"), "1/s", kind="stacked"),
@@ -30,7 +38,13 @@ def control_plane() -> Board:
         (
             Panel("Resources", (most(c.XDS_RESOURCES, "type"),), "1"),
             Panel("Objects with a mistake", (most(c.OBJECTS_INVALID, "kind"),), "1", empty="while no object has one"),
-            Panel("Objects to configuration", quantiles(c.TRANSLATE_DURATION_SECONDS), "s", log_scale=True),
+            Panel(
+                "Objects to configuration",
+                quantiles(c.TRANSLATE_DURATION_SECONDS),
+                "s",
+                log_scale=True,
+                empty=_UNCHANGED,
+            ),
             Panel("Mistakes of ours", rates(c.RECONCILE_FAILURES_TOTAL, ""), "1/s"),
             Panel("Kubernetes API calls that failed", rates(c.KUBERNETES_FAILURES_TOTAL, "operation"), "1/s"),
             Panel("Replicas that lead", (total(c.LEADER, "lease"),), "1", empty=_CLUSTER),
