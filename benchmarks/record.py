@@ -37,7 +37,14 @@ def requests(count: int, traced: int = 20) -> list[tuple[Decision, Outcome]]:
         decision = Decision(f"id-{n}", 1.0, *common, (endpoint,), *decided, trace=trace)
         figures = {"duration": 0.4 + tokens / 50, "ttft": 0.1 + n % 40 / 50, "queue": 0.0}
         usage = {"input_tokens": 812, "cached_tokens": 640, "output_tokens": tokens, "predicted_cached_tokens": 600}
-        sizes = {"request_bytes": size, "response_bytes": 40 * tokens, "trace": trace}
+        sizes = {
+            "request_bytes": size,
+            "response_bytes": 40 * tokens,
+            "schedule": 0.0002,
+            "received": 0.001,
+            "sent": 0.004,
+            "trace": trace,
+        }
         made.append((decision, Outcome(f"id-{n}", 1.0, *common, 200, "", endpoint, **figures, **usage, **sizes)))
     return made
 

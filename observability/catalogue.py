@@ -6,45 +6,15 @@ readers in docs/metrics.md by `python -m observability.catalogue`.
 """
 
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+
+from observability import metric as _metrics
+from observability.metric import OTHER, Kind, Label, Metric, series_names
+
+__all__ = ["METRICS", "OTHER", "PREFIX", "Kind", "Label", "Metric", "markdown", "series_names"]
 
 PREFIX = "penstock_"
-OTHER = "other"  # what a capped label says once its cap is reached
-
-Kind = Literal["counter", "gauge", "histogram"]
-Stability = Literal["stable", "experimental"]
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """A label is bounded: by its `values`, by a cap (client-controlled), or by what the operator has configured (neither)."""
-
-    name: str
-    meaning: str
-    values: tuple[str, ...] = ()  # closed set; empty: open
-    capped: bool = False  # clients control it: a pinned list and a cap, the rest is `other`
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """`buckets` are upper bounds in `unit`, ascending, without +Inf; empty unless `kind` is histogram."""
-
-    name: str
-    kind: Kind
-    unit: str  # UCUM-like: seconds, bytes, tokens, requests, ratio (of 1); "" for a plain count
-    help: str
-    labels: tuple[Label, ...] = ()
-    buckets: tuple[float, ...] = ()
-    stability: Stability = "stable"
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return tuple(label.name for label in self.labels)
-
 
 # Buckets hold every objective that we suggest (TTFT 2 s, TPOT 0.1 s, schedule 10 ms) as a bound: a good/total ratio is exact.
 E2E_BUCKETS = (
@@ -85,9 +55,29 @@ REASON = Label(
     ),
 )
 CODE = Label("code", "HTTP status that the client saw; 0 where it saw none")
+STAGE = Label(
+    "stage",
+    "`receive`: the request comes in; `queue`: it waits in the gateway; `schedule`: it is picked for; `gateway`: Envoy, the way to "
+    "the picker, tries that failed; `upstream`: to the server's first body byte; `stream`: to the last byte",
+    ("receive", "queue", "schedule", "gateway", "upstream", "stream"),
+)
 TOKEN_TYPE = Label("type", "`cached_input` is a part of `input`", ("input", "cached_input", "output"))
 ABORTED_BY = Label("by", "who ended the stream early", ("client", "upstream"))
 STATE = Label("state", "of the endpoint", ("ready", "stale", "draining"))
+CAUSE = Label(
+    "cause",
+    "what fills the pool, each over its own set point",
+    ("queue", "gateway_queue", "kv_cache", "inflight", "utilization"),
+)
+LORA_STATE = Label("state", "of the adapter in the server", ("active", "waiting"))
+CLIENT_STATE = Label(
+    "state",
+    "of the Envoy: has all, is being told, refuses something, does not answer",
+    ("synced", "pending", "rejecting", "degraded"),
+)
+OPERATION = Label("operation", "with the Kubernetes API", ("watch", "status", "provision", "lease"))
+LEASE = Label("lease", "of the leader, as `namespace/name`")
+CAPPED = Label("label", "whose cap is reached", ("model_name", "target_model_name", "endpoint"))
 DIRECTION = Label("direction", "`over`: predicted at least what was cached", ("over", "under"))
 XDS_TYPES = ("cds", "eds", "lds", "rds", "sds", "other")
 TYPE_URL = Label("type_url", "xDS resource type, short", XDS_TYPES)
@@ -139,7 +129,28 @@ TIME_PER_OUTPUT_TOKEN_SECONDS = _histogram(
     "(duration - time to first token) / (output tokens - 1), for streams that ended well with usage.",
     *(TPOT_BUCKETS, *BASE),
 )
+UPSTREAM_TIME_TO_FIRST_TOKEN_SECONDS = _histogram(
+    *(
+        "upstream_time_to_first_token_seconds",
+        "seconds",
+        "First byte to the server to its first body byte, of streams.",
+    ),
+    TTFT_BUCKETS,
+    *BASE,
+)
+STAGE_SECONDS_TOTAL = _counter(
+    "stage_seconds_total",
+    "seconds",
+    "Where the time of the requests that ended well went: over all stages it is that of `request_duration_seconds`.",
+    *(*BASE, STAGE),
+)
 TOKENS_TOTAL = _counter("tokens_total", "tokens", "Tokens as the servers reported them in `usage`.", *BASE, TOKEN_TYPE)
+REQUEST_INPUT_TOKENS = _histogram(
+    *("request_input_tokens", "tokens", "Tokens of a prompt, as the server reported them.", TOKEN_BUCKETS, *BASE)
+)
+REQUEST_OUTPUT_TOKENS = _histogram(
+    *("request_output_tokens", "tokens", "Tokens of an answer, as the server reported them.", TOKEN_BUCKETS, *BASE)
+)
 REQUESTS_INFLIGHT = _gauge("requests_inflight", "requests", "Requests picked whose outcome is not known yet.", *BASE)
 REQUEST_SIZE_BYTES = _histogram("request_size_bytes", "bytes", "Request bodies.", SIZE_BUCKETS, *BASE)
 RESPONSE_SIZE_BYTES = _histogram("response_size_bytes", "bytes", "Response bodies.", SIZE_BUCKETS, *BASE)
@@ -153,6 +164,14 @@ MISSING_USAGE_TOTAL = _counter(
 )
 
 POOL_SATURATION = _gauge("pool_saturation", "ratio", "Load over the set point; 1.0 is full, not clamped.", POOL)
+POOL_SATURATION_CAUSE = _gauge(
+    *(
+        "pool_saturation_cause",
+        "ratio",
+        "Mean over the servers of one load over its set point; the largest is the cause.",
+    ),
+    *(POOL, CAUSE),
+)
 POOL_ENDPOINTS = _gauge("pool_endpoints", "", "Endpoints of the pool by state.", POOL, STATE)
 POOL_QUEUE_DEPTH = _gauge("pool_queue_depth", "requests", "Requests waiting in the pool's servers, sum.", POOL)
 GATEWAY_QUEUE_REQUESTS = _gauge(
@@ -181,6 +200,23 @@ ENDPOINT_INFLIGHT_REQUESTS = _gauge(
     POOL,
     ENDPOINT,
 )
+ENDPOINT_INFLIGHT_TOKENS = _gauge(
+    "endpoint_inflight_tokens",
+    "tokens",
+    "Prompt tokens of those requests, less the predicted cached ones.",
+    POOL,
+    ENDPOINT,
+)
+ENDPOINT_RESTING = _gauge(
+    "endpoint_resting", "", "1 while the server gets nothing since requests failed there.", POOL, ENDPOINT
+)
+ENDPOINT_LORA_ADAPTERS = _gauge(
+    *("endpoint_lora_adapters", "", "LoRA adapters that the server runs, or that wait there; absent without adapters."),
+    *(POOL, ENDPOINT, LORA_STATE),
+)
+ENDPOINT_LORA_SLOTS = _gauge(
+    "endpoint_lora_slots", "", "LoRA adapters that the server can run at once.", POOL, ENDPOINT
+)
 ENDPOINT_SCRAPE_AGE_SECONDS = _gauge(
     "endpoint_scrape_age_seconds",
     "seconds",
@@ -207,12 +243,28 @@ PREFIX_PREDICTION_ERROR_TOKENS = _histogram(
 )
 
 XDS_CONNECTED_CLIENTS = _gauge("xds_connected_clients", "", "Envoys with an open ADS stream.")
+XDS_CLIENTS = _gauge("xds_clients", "", "Envoys by what they have of the present configuration.", CLIENT_STATE)
+XDS_ACK_DURATION_SECONDS = _histogram(
+    "xds_ack_duration_seconds", "seconds", "A response sent to its ACK.", WAIT_BUCKETS, TYPE_URL
+)
+XDS_OVERDUE_TOTAL = _counter(
+    "xds_overdue_total", "", "Discovery responses that an Envoy did not answer in time.", TYPE_URL
+)
 XDS_PUSHES_TOTAL = _counter("xds_pushes_total", "", "Discovery responses sent.", TYPE_URL)
 XDS_ACKS_TOTAL = _counter("xds_acks_total", "", "Discovery responses that an Envoy accepted.", TYPE_URL)
 XDS_NACKS_TOTAL = _counter("xds_nacks_total", "", "Discovery responses that an Envoy rejected.", TYPE_URL)
 XDS_RESOURCES = _gauge("xds_resources", "", "Resources in the present snapshot.", XDS_TYPE)
 TRANSLATE_DURATION_SECONDS = _histogram(
     "translate_duration_seconds", "seconds", "Cluster state to snapshot.", (*SHORT_BUCKETS[6:], 2.5, 5.0, 10.0)
+)
+RECONCILE_FAILURES_TOTAL = _counter(
+    "reconcile_failures_total", "", "Mistakes of ours: a state could not be translated, the last one stays in effect."
+)
+KUBERNETES_FAILURES_TOTAL = _counter(
+    "kubernetes_failures_total", "", "Calls of the Kubernetes API that failed; each is tried again.", OPERATION
+)
+LEADER = _gauge(
+    "leader", "", "1 in the replica that writes statuses, 0 in the others; absent outside a cluster.", LEASE
 )
 OBJECTS_INVALID = _gauge("objects_invalid", "", "Objects that carry a user's mistake now.", KIND)
 LOG_RECORDS_DROPPED_TOTAL = _counter(
@@ -222,6 +274,15 @@ DECISION_RECORDS_DROPPED_TOTAL = _counter(
     "decision_records_dropped_total", "", "Decision records that the log did not take: the buffer was full."
 )
 BUILD_INFO = _gauge("build_info", "", "Always 1; the label says what runs.", VERSION)
+LABEL_OVERFLOW_TOTAL = _counter(
+    "label_overflow_total",
+    "",
+    "Times that a new series was named `other`, since clients had used up the names.",
+    CAPPED,
+)
+PROCESS_CPU_SECONDS_TOTAL = _counter("process_cpu_seconds_total", "seconds", "CPU of the gateway's process.")
+PROCESS_RESIDENT_MEMORY_BYTES = _gauge("process_resident_memory_bytes", "bytes", "Memory of the gateway's process.")
+PROCESS_OPEN_FDS = _gauge("process_open_fds", "", "Open files and sockets of the gateway's process.")
 LOOP_LAG_SECONDS = _histogram("loop_lag_seconds", "seconds", "How late the event loop wakes a sleeper.", SHORT_BUCKETS)
 
 # The doors that write by themselves: observability/exporters.
@@ -244,39 +305,11 @@ EXPORT_DURATION_SECONDS = _histogram(
 METRICS = MappingProxyType({metric.name: metric for metric in _declared})
 
 
-def series_names(metric: Metric) -> tuple[str, ...]:
-    """The names that a query may use: a histogram is `_bucket`, `_sum` and `_count`."""
-    if metric.kind == "histogram":
-        return metric.name + "_bucket", metric.name + "_sum", metric.name + "_count"
-    return (metric.name,)
+def markdown() -> str:
+    """docs/metrics.md."""
+    from observability import aliases  # noqa: PLC0415  they are made of this
 
-
-def markdown(metrics: Iterable[Metric] = tuple(METRICS.values())) -> str:
-    """docs/metrics.md: every metric and every label, in the order of this file."""
-    lines = [
-        "# Metrics",
-        "",
-        "Generated by `python -m observability.catalogue` from `observability/catalogue.py`; do not edit.",
-        "",
-        "| metric | kind | unit | labels | meaning |",
-        "|---|---|---|---|---|",
-    ]
-    labels: dict[tuple[str, str], Label] = {}
-    for metric in metrics:
-        names = ", ".join(f"`{name}`" for name in metric.label_names)
-        note = "" if metric.stability == "stable" else f" ({metric.stability})"
-        lines.append(f"| `{metric.name}` | {metric.kind} | {metric.unit} | {names} | {metric.help}{note} |")
-        labels |= {(label.name, label.meaning): label for label in metric.labels}
-    lines += ["", "## Labels", "", "| label | values | meaning |", "|---|---|---|"]
-    for label in labels.values():
-        if label.values:
-            bound = ", ".join(f"`{value}`" for value in label.values)
-        else:
-            bound = f"capped, then `{OTHER}`" if label.capped else "as configured"
-        lines.append(f"| `{label.name}` | {bound} | {label.meaning} |")
-    lines += ["", "## Buckets", ""]
-    lines += [f"- `{m.name}`: {' '.join(f'{bound:g}' for bound in m.buckets)}" for m in metrics if m.buckets]
-    return "\n".join(lines) + "\n"
+    return _metrics.markdown(METRICS.values()) + aliases.markdown()
 
 
 if __name__ == "__main__":

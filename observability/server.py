@@ -10,11 +10,13 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from observability.aliases import Aliases
 from observability.console import server as console
 from observability.decisions import Decisions, explained, listed
 from observability.exporters.prometheus import negotiate, render
 from observability.registry import Registry
 
+_NONE = Aliases()
 _LISTED = 50  # decisions, where a client does not say
 _Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -26,14 +28,15 @@ def application(
     status: Callable[[], object] | None = None,
     decisions: Decisions | None = None,
     view: Callable[[], dict[str, Any]] | None = None,
+    aliases: Aliases = _NONE,
 ) -> web.Application:
     """`ready` says whether picks can be served (503 until then); `status` returns plain data, served as JSON; `decisions` are
-    the latest records; `view` is what the console shows beside the metrics.
+    the latest records; `view` is what the console shows beside the metrics; /metrics has `aliases`.
 
     /healthz answers as long as the event loop turns: a probe that times out is the sign of a blocked loop.
     """
     app = web.Application()
-    app.router.add_get("/metrics", _metrics(registry))
+    app.router.add_get("/metrics", _metrics(registry, aliases))
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/readyz", _readyz(ready))
     if status is not None:
@@ -46,11 +49,12 @@ def application(
     return app
 
 
-def _metrics(registry: Registry) -> _Handler:
+def _metrics(registry: Registry, aliases: Aliases) -> _Handler:
     async def handle(request: web.Request) -> web.Response:
         content_type = negotiate(request.headers.get("Accept", ""))
         # The snapshot is taken on the loop, which owns the registry; a page of megabytes is rendered beside it.
-        page = await asyncio.to_thread(render, registry.snapshot(), content_type)
+        snapshot = registry.snapshot()
+        page = await asyncio.to_thread(lambda: render(aliases(snapshot), content_type))
         response = web.Response(body=page, headers={"Content-Type": content_type})
         response.enable_compression()
         return response

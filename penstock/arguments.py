@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from observability.aliases import FAMILIES
 from penstock import export
 from penstock.settings import Listen
 from xds_server.bootstrap import address as envoy_address
@@ -102,6 +103,15 @@ def count(text: str) -> int:
 
 
 @_checked
+def aliases(text: str) -> tuple[str, ...]:
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in found:
+        if name not in FAMILIES:
+            raise ValueError(f"{name!r} is no family of aliases; write some of {', '.join(FAMILIES)}")
+    return found
+
+
+@_checked
 def size(text: str) -> int:
     units = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
     number, unit = (text[:-2], units[text[-2:]]) if text[-2:] in units else (text, 1)
@@ -177,6 +187,13 @@ def request_options(command: Parser) -> None:
         metavar="SECONDS",
         help="how long Envoy waits for a decision; after that the pool's failureMode decides (default: 2)",
     )
+    option(
+        "--metric-aliases",
+        type=aliases,
+        default=(),
+        metavar="NAMES",
+        help=f"metrics under these names too, for dashboards that ask for them: {', '.join(FAMILIES)}, separated by commas",
+    )
     export.options(command, share)
     scorers_option(command)
 
@@ -190,5 +207,5 @@ def scorers_option(command: argparse.ArgumentParser) -> None:
 def about_requests(given: argparse.Namespace) -> dict[str, Any]:
     """As fields of Settings."""
     named = ("telemetry", "request_log", "request_log_rate", "max_body", "picker_timeout", "scorers")
-    found = {name: getattr(given, name) for name in (*named, "decisions", "decisions_rate")}
+    found = {name: getattr(given, name) for name in (*named, "metric_aliases", "decisions", "decisions_rate")}
     return {**found, "explain": given.explain == "header", "export": export.export_of(given)}

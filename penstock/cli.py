@@ -1,4 +1,4 @@
-"""The command line: `penstock run | controller | attach | demo | sim | translate | replay | bootstrap`."""
+"""The command line: `penstock run | controller | attach | demo | sim | translate | replay | bootstrap | dashboards | verify`."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from penstock import controller
+from penstock import controller, monitoring
 from penstock.arguments import (
     Parser,
     about_requests,
@@ -42,6 +42,10 @@ def parser() -> Parser:
     _replay(commands.add_parser("replay", help="decide recorded decisions again, or as another configuration would"))
     controller.options(commands.add_parser("controller", help="the gateway in a Kubernetes cluster"), _serve_settings)
     _attach(commands.add_parser("attach", help="print what Envoys of your own need to serve a Gateway of a cluster"))
+    monitoring.dashboards_options(commands.add_parser("dashboards", help="boards and alerts in Cloud Monitoring"))
+    monitoring.verify_options(
+        commands.add_parser("verify", help="whether every panel and alert has data in a Prometheus")
+    )
     _bootstrap(commands.add_parser("bootstrap", help="print the bootstrap for an Envoy of an existing fleet"))
     return made
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from observability import catalogue
-from observability.record import short_type
+from observability.fleet import short_type
 from observability.registry import Sample
 from penstock.topology import topology
 from picker.picker import Picker
@@ -103,11 +103,17 @@ class Report:
             kinds = Counter(problem.ref.kind if problem.ref else "unreadable" for problem in self.problems(graph))
             for kind, count in sorted(kinds.items()):
                 yield Sample(catalogue.OBJECTS_INVALID, {"kind": kind}, count)
+        yield from self._clients()
         sizes: Counter[str] = Counter()  # of all fleets
         for snapshot in (snapshots or {}).values():
             sizes.update({url: len(found) for url, found in snapshot.resources.items()})
         for url, size in sizes.items():
             yield Sample(catalogue.XDS_RESOURCES, {"type": short_type(url)}, size)
+
+    def _clients(self) -> Iterator[Sample]:
+        states = Counter(_state(each) for each in self.proxies)
+        for state in catalogue.CLIENT_STATE.values:
+            yield Sample(catalogue.XDS_CLIENTS, {"state": state}, states[state])
 
     def observe(self, fact: object) -> None:
         """What an operator wants to read of a fact, if anything."""
@@ -153,6 +159,14 @@ class Report:
                 for endpoint, load in sorted(loads.items())
             },
         }
+
+
+def _state(found: NodeStatus) -> str:
+    """The worst that is true of it."""
+    states = {each.state for each in found.types}
+    if "NACKED" in states:
+        return "rejecting"
+    return "degraded" if found.degraded else "pending" if "PENDING" in states else "synced"
 
 
 def _proxy(found: NodeStatus) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from typing import Any, BinaryIO
 import grpc
 from aiohttp import web
 
-from observability import catalogue
+from observability import catalogue, usage
+from observability.aliases import Aliases
 from observability.decisions import DecisionLog, Decisions
 from observability.log import RequestLog
 from observability.record import Recorder, load_samples
@@ -85,6 +86,7 @@ class Gateway:
         self._duration = self.registry.histogram(catalogue.TRANSLATE_DURATION_SECONDS).bind()
         self._version = version("penstock")  # reads a file: not at every scrape
         self.registry.collect(self._samples)
+        self.registry.collect(usage.collect)
 
     def addresses(self) -> str:
         """Where the gateway, Envoy's admin and the telemetry are."""
@@ -180,6 +182,7 @@ class Gateway:
                 draining=sum(endpoint.draining for endpoint in pool.endpoints),
                 failures=self.signals.failures,
                 queued=self.picker.queued(name),
+                causes=self.picker.causes(name, now),
             )
         yield from self.report.samples()
 
@@ -350,9 +353,15 @@ async def _serve_telemetry(gateway: Gateway, stack: AsyncExitStack) -> None:
     if not gateway.settings.telemetry:
         return
     ready = lambda: bool(gateway.serving.value)  # noqa: E731
+    aliases = Aliases(gateway.settings.metric_aliases)
     report = gateway.report
     app = application(
-        gateway.registry, ready=ready, status=report.status, decisions=gateway.decisions, view=report.view
+        gateway.registry,
+        ready=ready,
+        status=report.status,
+        decisions=gateway.decisions,
+        view=report.view,
+        aliases=aliases,
     )
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

@@ -72,6 +72,7 @@ class Settings:
     xds: tuple[str, ...] = ()  # more addresses for Envoys elsewhere; ours uses a unix socket
     picker: str = ""  # where those Envoys reach the picker and the access log; "" where there are none
     telemetry: str = "127.0.0.1:9090"  # /metrics, /status, /readyz
+    metric_aliases: tuple[str, ...] = ()  # families of names, see observability/aliases.py
     request_log: str = ""  # a file, "-" for standard output, "" for none
     request_log_rate: float = 1.0  # of the successes; errors are always logged
     decisions: str = ""  # the log of decision records: a file, "-" for standard output, "" for none

@@ -83,6 +83,8 @@ def log_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> LogEntry:
         request_bytes=request.request_body_bytes,
         response_bytes=response.response_body_bytes,
         attempts=common.upstream_request_attempt_count,
+        received=_seconds(common, "time_to_last_rx_byte"),
+        sent=_seconds(common, "time_to_first_upstream_tx_byte"),
     )
 
 
@@ -128,11 +130,16 @@ def _address(address: Any) -> str:
 
 def _duration(common: accesslog_pb2.AccessLogCommon) -> float | None:
     """To the last byte to the client; where the client saw none, how long the stream lived."""
-    for name in ("time_to_last_downstream_tx_byte", "duration"):
-        if common.HasField(name):
-            found = getattr(common, name)
-            return float(found.seconds + found.nanos / 1e9)
-    return None
+    found = _seconds(common, "time_to_last_downstream_tx_byte")
+    return _seconds(common, "duration") if found is None else found
+
+
+def _seconds(common: accesslog_pb2.AccessLogCommon, name: str) -> float | None:
+    """A duration since the request began, None where there is none."""
+    if not common.HasField(name):
+        return None
+    found = getattr(common, name)
+    return float(found.seconds + found.nanos / 1e9)
 
 
 def _microseconds(text: str) -> float | None:

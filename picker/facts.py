@@ -92,6 +92,9 @@ class Outcome:
     path: str = ""
     request_id: str = ""  # x-request-id
     method: str = ""
+    schedule: float = 0.0  # of `queue`, the seconds that deciding took
+    received: float | None = None  # request received -> its last byte received
+    sent: float | None = None  # request received -> its first byte sent to the server that answered
 
 
 @dataclass(frozen=True, slots=True)

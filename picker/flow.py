@@ -39,6 +39,19 @@ def saturation(loads: Sequence[Load], now: float, thresholds: Thresholds, queued
     return (sum(_fullness(load, now, thresholds) for load in loads) + here) / len(loads)
 
 
+def causes(loads: Sequence[Load], now: float, thresholds: Thresholds, queued: int = 0) -> dict[str, float]:
+    """What `saturation` is made of, each as a mean over the endpoints; our own count and the accelerator are told beside it."""
+    count = len(loads) or 1
+    fresh = [load for load in loads if known(load, now)]
+    return {
+        "queue": sum(waiting(load) for load in fresh) / thresholds.queue / count,
+        "gateway_queue": queued / thresholds.queue / count,
+        "kv_cache": sum(load.kv_usage for load in fresh) / thresholds.kv_usage / count,
+        "inflight": sum(load.inflight for load in loads) / MAX_CONCURRENCY / count,
+        "utilization": sum(load.utilization for load in fresh) / count,
+    }
+
+
 def _fullness(load: Load, now: float, thresholds: Thresholds) -> float:
     if not known(load, now):
         return load.inflight / MAX_CONCURRENCY

@@ -55,6 +55,8 @@ class LogEntry:
     request_bytes: int = 0
     response_bytes: int = 0
     attempts: int = 0  # 0: it never reached a server
+    received: float | None = None  # the request's last byte
+    sent: float | None = None  # its first byte to the server, of the last try
 
 
 def reason(entry: LogEntry) -> Reason:
@@ -274,6 +276,7 @@ def _decided(decision: Decision) -> dict[str, Any]:
         "fairness_id": decision.fairness_id,
         "streaming": decision.streaming,
         "queue": decision.seconds,
+        "schedule": max(decision.seconds - decision.queue, 0.0),
         "predicted_cached_tokens": decision.matched_tokens,
         **({"trace": decision.trace} if decision.trace.trace_id else {}),  # else a tracer of Envoy's may have named one
     }
@@ -317,6 +320,8 @@ def _outcome_of_entry(entry: LogEntry, why: Reason) -> Outcome:
         user_agent=entry.user_agent,
         path=entry.path,
         method=entry.method,
+        received=entry.received,
+        sent=entry.sent,
     )
 
 

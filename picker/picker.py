@@ -16,6 +16,7 @@ from picker.errors import NoEndpoint
 from picker.facts import Decision, Reason, Refused
 from picker.flow import Verdict
 from picker.load import Load
+from picker.plugins.flow_control import Thresholds
 from picker.prefix import BLOCK_TOKENS, hash_blocks
 from picker.profile import Own
 from picker.queues import Item
@@ -111,11 +112,17 @@ class Picker:
     def saturation(self, pool: str, now: float) -> float | None:
         """0 is idle, 1 and above is full; None for a pool that does not exist."""
         state = self._states.get(pool)
-        if state is None:
-            return None
-        loads = self._signals.loads(pool)
+        return None if state is None else flow.saturation(*self._filling(state, now))
+
+    def causes(self, pool: str, now: float) -> Mapping[str, float]:
+        """What fills the pool, see flow.causes; nothing for a pool that does not exist."""
+        state = self._states.get(pool)
+        return {} if state is None else flow.causes(*self._filling(state, now))
+
+    def _filling(self, state: State, now: float) -> tuple[list[Load], float, Thresholds, int]:
+        loads = self._signals.loads(state.pool.name)
         found = [loads.get(str(endpoint), NO_LOAD) for endpoint in state.pool.endpoints]
-        return flow.saturation(found, now, state.profile.thresholds, len(state.flow))
+        return found, now, state.profile.thresholds, len(state.flow)
 
     def decide(self, ask: Ask) -> Answer | Waiting:
         """One request in; one decision or refusal out, or the promise of one."""

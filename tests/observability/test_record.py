@@ -3,10 +3,12 @@
 from dataclasses import replace
 from typing import get_args
 
+import pytest
 from hypothesis import given, strategies as st
 
 from observability import catalogue as c
-from observability.record import Recorder, load_samples, short_type
+from observability.fleet import short_type
+from observability.record import Recorder, load_samples
 from observability.registry import Distribution, Exemplar, Registry
 from picker.facts import Decision, Outcome, Reason, Refused
 from picker.load import Load
@@ -106,6 +108,55 @@ def test_a_good_stream_is_measured_in_every_way() -> None:
     assert total(registry, c.SCHEDULE_DURATION_SECONDS, pool="ns/p") == 1
     assert observed_sum(registry, c.REQUEST_SIZE_BYTES) == 500
     assert observed_sum(registry, c.RESPONSE_SIZE_BYTES) == 4000
+
+
+STAGES = ("receive", "queue", "schedule", "gateway", "upstream", "stream")
+
+
+def test_the_stages_of_a_request() -> None:
+    times = {"queue": 0.03, "schedule": 0.01, "received": 0.005, "sent": 0.04}
+    registry = recorded(replace(OUTCOME, **times))
+    stages = [total(registry, c.STAGE_SECONDS_TOTAL, stage=stage) for stage in STAGES]
+    assert stages == pytest.approx([0.005, 0.02, 0.01, 0.005, 0.06, 2.0])
+    assert observed_sum(registry, c.UPSTREAM_TIME_TO_FIRST_TOKEN_SECONDS) == pytest.approx(0.06)
+
+
+SECONDS = st.floats(0, 100)
+
+
+@given(st.lists(st.tuples(SECONDS, SECONDS, SECONDS, SECONDS, SECONDS, SECONDS), max_size=5))
+def test_stages_are_positive_and_add_up_to_the_durations(requests: list[tuple[float, ...]]) -> None:
+    outcomes = [
+        replace(OUTCOME, queue=queue, schedule=schedule, received=received, sent=sent, ttft=ttft, duration=ttft + more)
+        for queue, schedule, received, sent, ttft, more in requests
+    ]
+    registry = recorded(*outcomes)
+    stages = [total(registry, c.STAGE_SECONDS_TOTAL, stage=stage) for stage in STAGES]
+    assert min(stages) >= -1e-9
+    assert sum(stages) == pytest.approx(sum(outcome.duration or 0.0 for outcome in outcomes))
+
+
+def test_names_beyond_the_cap_are_counted() -> None:
+    outcomes = [replace(OUTCOME, id=str(n), model=f"m{n}") for n in range(5)]
+    registry = recorded(*outcomes, cap=2)
+    assert total(registry, c.LABEL_OVERFLOW_TOTAL, label="model_name") == 3
+    assert total(registry, c.LABEL_OVERFLOW_TOTAL, label="endpoint") == 0
+
+
+def test_adapters_and_what_fills_the_pool_are_gauges_of_it() -> None:
+    loads = {
+        "a:1": Load(loras=frozenset({"x", "y"}), loras_waiting=frozenset({"z"}), max_loras=4, inflight_tokens=70),
+        "b:1": Load(resting=10.0),
+    }
+    samples = list(load_samples("ns/p", loads, 1.0, stale_after=5.0, causes={"queue": 0.5}))
+    found = {(sample.metric.name, *sample.labels.values()): sample.value for sample in samples}
+    assert found["penstock_endpoint_lora_adapters", "ns/p", "a:1", "active"] == 2
+    assert found["penstock_endpoint_lora_adapters", "ns/p", "a:1", "waiting"] == 1
+    assert found["penstock_endpoint_lora_slots", "ns/p", "a:1"] == 4
+    assert ("penstock_endpoint_lora_slots", "ns/p", "b:1") not in found
+    assert found["penstock_endpoint_inflight_tokens", "ns/p", "a:1"] == 70
+    assert [found["penstock_endpoint_resting", "ns/p", key] for key in loads] == [0, 1]
+    assert found["penstock_pool_saturation_cause", "ns/p", "queue"] == 0.5
 
 
 def test_a_request_is_in_flight_from_its_decision_to_its_outcome() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from observability import catalogue as c
-from observability.registry import Capped, Distribution, Registry, Sample, UndeclaredError
+from observability.registry import Capped, Distribution, Histogram, Registry, Sample, UndeclaredError
 
 
 def reading(registry: Registry, metric: c.Metric) -> dict[tuple[str, ...], float | Distribution]:
@@ -124,3 +124,17 @@ def test_names_are_pinned_and_forgotten() -> None:
     capped.forget("a")
     assert capped.admit("c") == "c"
     assert capped.admit("line\nbreak") == "other"
+
+
+@given(st.lists(st.floats(-10, 10)), st.lists(st.floats(-10, 10)))
+def test_folding_many_is_observing_each(pending: list[float], observed: list[float]) -> None:
+    metric = c.Metric("penstock_x", "histogram", "", "X.", buckets=(-1.0, 0.0, 2.5, 7.0))
+    one, many = Histogram(metric), Histogram(metric)
+    for value in (*pending, *observed):
+        one.observe(value)
+    many.pending.extend(pending)
+    for value in observed:
+        many.observe(value)
+    assert many.read().counts == one.read().counts
+    assert many.read().sum == pytest.approx(one.read().sum)
+    assert not many.pending

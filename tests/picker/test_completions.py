@@ -13,6 +13,8 @@ FULL = {
     "common_properties": {
         "start_time": "2026-01-02T03:04:05.500Z",
         "time_to_last_downstream_tx_byte": "1.250s",
+        "time_to_last_rx_byte": "0.125s",
+        "time_to_first_upstream_tx_byte": "0.250s",
         "duration": "1.3s",
         "upstream_remote_address": {"socket_address": {"address": "10.0.0.1", "port_value": 8000}},
         "upstream_cluster": "pool/ns/p",
@@ -58,6 +60,8 @@ def test_a_full_entry() -> None:
         flags=frozenset({"UF", "UAEX"}),
         time=1767323045.5,
         duration=1.25,
+        received=0.125,
+        sent=0.25,
         ttft=0.208013,
         input_tokens=12,
         cached_tokens=8,

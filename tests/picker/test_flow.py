@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from picker.flow import MAX_CONCURRENCY, MAX_RETRY_AFTER, Drain, FlowControl, Verdict, admit, saturation
+from picker.flow import MAX_CONCURRENCY, MAX_RETRY_AFTER, Drain, FlowControl, Verdict, admit, causes, saturation
 from picker.limits import Band, Limits
 from picker.load import Load
 from picker.plugins.flow_control import Thresholds
@@ -32,6 +32,19 @@ def test_the_formula() -> None:
 def test_an_autoscaler_sees_those_that_wait_in_the_gateway() -> None:
     idle = Load(scraped=NOW)
     assert saturation([idle, idle], NOW, Thresholds(), queued=20) == 2.0
+
+
+def test_what_fills_a_pool_is_told_by_cause() -> None:
+    loads = [
+        Load(scraped=NOW, waiting=5, kv_usage=0.4),
+        Load(scraped=NOW, utilization=0.5),
+        Load(inflight=MAX_CONCURRENCY),
+    ]
+    found = causes(loads, NOW, Thresholds(), queued=15)
+    assert found == pytest.approx(
+        {"queue": 1 / 3, "gateway_queue": 1.0, "kv_cache": 0.5 / 3, "inflight": 1 / 3, "utilization": 0.5 / 3}
+    )
+    assert causes([], NOW, Thresholds()) == dict.fromkeys(found, 0.0)
 
 
 def test_a_burst_between_two_scrapes_does_not_overshoot() -> None:

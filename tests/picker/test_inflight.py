@@ -43,7 +43,17 @@ def test_outcome_of_decision_and_entry() -> None:
     assert (table.count("a:1"), table.tokens("a:1"), len(table)) == (1, 36, 1)
     headers = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
     outcome = table.finished(
-        ended("1", duration=2.0, ttft=0.2, input_tokens=101, cached_tokens=64, output_tokens=9, headers=headers)
+        ended(
+            "1",
+            duration=2.0,
+            ttft=0.2,
+            input_tokens=101,
+            cached_tokens=64,
+            output_tokens=9,
+            headers=headers,
+            received=0.01,
+            sent=0.3,
+        )
     )
     assert outcome == Outcome(
         id="1",
@@ -68,6 +78,9 @@ def test_outcome_of_decision_and_entry() -> None:
         request_bytes=400,
         attempts=0,
         trace=Trace("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "b7ad6b7169203331", True),
+        schedule=0.25,
+        received=0.01,
+        sent=0.3,
     )
     assert (table.count("a:1"), table.tokens("a:1"), len(table)) == (0, 0, 0)
 
