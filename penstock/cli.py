@@ -1,4 +1,4 @@
-"""The command line: `penstock run | controller | attach | demo | sim | translate | replay | bootstrap`."""
+"""The command line: `penstock run | controller | attach | autoscale | demo | sim | translate | replay | bootstrap`."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from penstock import controller
+from penstock import autoscale, controller
 from penstock.arguments import (
     Parser,
     about_requests,
@@ -18,11 +18,12 @@ from penstock.arguments import (
     listen_options,
     rate,
     request_options,
+    scaler_option,
     scorers_option,
     seconds,
 )
 from penstock.process import UserError, calm_garbage_collection, go, until_signal
-from penstock.settings import Proxy, Settings
+from penstock.settings import Autoscaling, Proxy, Settings
 from xds_server.bootstrap import bootstrap
 
 _SIM = "sim"  # has its own parser, in penstock.sim.cli
@@ -42,6 +43,9 @@ def parser() -> Parser:
     _replay(commands.add_parser("replay", help="decide recorded decisions again, or as another configuration would"))
     controller.options(commands.add_parser("controller", help="the gateway in a Kubernetes cluster"), _serve_settings)
     _attach(commands.add_parser("attach", help="print what Envoys of your own need to serve a Gateway of a cluster"))
+    autoscale.options(
+        commands.add_parser("autoscale", help="what autoscalers are told of a pool, and manifests for them")
+    )
     _bootstrap(commands.add_parser("bootstrap", help="print the bootstrap for an Envoy of an existing fleet"))
     return made
 
@@ -95,8 +99,9 @@ def _run(command: Parser) -> None:
         type=address,
         default="127.0.0.1:9090",
         metavar="ADDRESS",
-        help="/metrics, /status, /readyz (default: %(default)s)",
+        help="/metrics, /status, /autoscale, /readyz (default: %(default)s)",
     )
+    scaler_option(command)
     request_options(command)
     option("-v", "--verbose", action="store_true", help="log more")
     command.set_defaults(act=lambda given: go(_serve(given), verbose=given.verbose))
@@ -195,6 +200,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         proxy=Proxy(start=not given.no_envoy, workers=given.workers, admin=given.admin),
         xds=tuple(given.xds),
         picker=given.picker or "",
+        autoscaling=Autoscaling(scaler=given.scaler or ""),
         **about_requests(given),
     )
 

@@ -27,7 +27,7 @@ from observability.log import RequestLog
 from observability.record import Recorder, load_samples
 from observability.registry import Registry, Sample
 from observability.server import application
-from penstock import envoy
+from penstock import autoscaling, envoy
 from penstock.cluster import Joined, joined
 from penstock.process import UserError
 from penstock.report import Report
@@ -85,6 +85,7 @@ class Gateway:
         self._duration = self.registry.histogram(catalogue.TRANSLATE_DURATION_SECONDS).bind()
         self._version = version("penstock")  # reads a file: not at every scrape
         self.registry.collect(self._samples)
+        self.autoscaling = autoscaling.Autoscaling(self.picker, self.graphs, self.registry)
 
     def addresses(self) -> str:
         """Where the gateway, Envoy's admin and the telemetry are."""
@@ -196,6 +197,9 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         await _serve_xds(gateway, stack, xds, cluster)
         await _serve_picker(gateway, stack, cluster)
         await _serve_telemetry(gateway, stack)
+        with _binding("--scaler or --external-metrics", str(settings.autoscaling)):
+            told = autoscaling.serving(gateway.autoscaling, settings, folder, cluster)
+            telling = await stack.enter_async_context(told)
         log_to = stack.enter_context(_stream(settings.request_log)) if settings.request_log else None
         tasks = await stack.enter_async_context(_cancelled())  # ends first: the last lines are written to an open file
         for work in (
@@ -213,6 +217,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             gateway.scraper.run(),
             _heal(gateway),
             _measure_lag(gateway.registry),
+            *telling,
         ):
             tasks.create_task(work)
         if log_to:
@@ -347,6 +352,7 @@ async def _serve_telemetry(gateway: Gateway, stack: AsyncExitStack) -> None:
     app = application(
         gateway.registry, ready=ready, status=report.status, decisions=gateway.decisions, view=report.view
     )
+    gateway.autoscaling.add_page(app)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
