@@ -34,6 +34,7 @@ from penstock.report import Report
 from penstock.settings import Kubernetes, Settings
 from picker import own_scorers
 from picker.completions import access_log_handler
+from picker.exporters import Exporters
 from picker.facts import Decision, Outcome
 from picker.inflight import LogEntry
 from picker.picker import Picker
@@ -75,6 +76,7 @@ class Gateway:
         self.recorder = Recorder(self.registry)
         self.signals = Signals()
         self.scraper = Scraper(self.signals)
+        self.exporters = Exporters(self.signals)
         self.decisions = Decisions(settings.decisions_rate, header=settings.explain)
         self.picker = Picker(self.signals, own=own_scorers.own(settings.scorers), records=self.decisions)
         self.wake: Callable[[], None] = lambda: None  # requests that wait: something has changed that may let them go
@@ -164,6 +166,7 @@ class Gateway:
         self.picker.update(graph.pools)
         self.signals.update({name: pool.endpoints for name, pool in graph.pools.items()})
         self.scraper.update(endpoint for pool in graph.pools.values() for endpoint in pool.endpoints)
+        self.exporters.update(self.picker.exporters())
         self.recorder.configured(graph.pools.values())
         self.serving.set(True)
         self.wake()
@@ -215,6 +218,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             ),
             _follow(gateway),
             gateway.scraper.run(),
+            gateway.exporters.run(),
             _heal(gateway),
             _measure_lag(gateway.registry),
             *telling,

@@ -54,6 +54,7 @@ class Demand:
     queued_tokens: float
     thresholds: Thresholds = Thresholds()
     ttft_objective: float | None = None  # seconds, of requests that name none
+    unready: int = 0  # pods that do not serve yet, or not now
 
     @property
     def pods(self) -> int:
@@ -90,6 +91,7 @@ def measure(state: State, loads: Mapping[str, Load], now: float, labels: Mapping
         _uncached(queues, state),
         state.profile.thresholds,
         state.flow.limits.ttft_objective,
+        state.pool.unready,
     )
 
 
@@ -141,7 +143,7 @@ def _figures(endpoint: Endpoint, load: Load, now: float) -> Figures:
         seconds=speed.seconds,
         prefill=1000.0 / max(kilotoken, 1e-4) if speed.seen else None,
         seen=speed.seen,
-        utilization=load.utilization or None,
+        utilization=load.utilization,
     )
 
 

@@ -114,7 +114,7 @@ def read(demand: Demand) -> Readings:
         BACKLOG.name: missing or _backlog(demand, rows),
     }
     asks = _asks(demand, rows, values) if not missing else {}
-    values[DESIRED.name] = missing or _desired(demand, asks)
+    values[DESIRED.name] = missing or _desired(demand, rows, asks)
     ages = [each.age for each in demand.endpoints.values() if each.known and each.age is not None]
     return Readings(demand, MappingProxyType(values), MappingProxyType(asks), max(ages, default=None))
 
@@ -156,7 +156,7 @@ def _believed(demand: Demand) -> tuple[list[Figures], Unknown | None]:
 def _saturation(demand: Demand, rows: Sequence[Figures]) -> Reading:
     """As the gateway itself has it, picker/flow.py; with what makes it so."""
     if not rows:
-        return Unknown("the pool has no endpoint" + (f", and {demand.queued} requests wait" if demand.queued else ""))
+        return _without_endpoints(demand, 1.0)
     limits, count = demand.thresholds, len(rows)
     queue = [each.waiting / limits.queue for each in rows]
     memory = [each.kv_usage / limits.kv_usage for each in rows]
@@ -169,6 +169,17 @@ def _saturation(demand: Demand, rows: Sequence[Figures]) -> Reading:
     }
     cause = max(shares, key=lambda name: shares[name])
     return Known(value, cause if value else "idle", tuple(shares.items()))
+
+
+def _without_endpoints(demand: Demand, enough: float) -> Reading:
+    """At zero: `enough` for a pod where somebody waits. Pods that are there and not ready may be too few, or too many."""
+    if demand.unready:
+        return Unknown(f"none of its {demand.unready} pods is ready")
+    return (
+        Known(enough, "requests wait, and there is no pod")
+        if demand.queued
+        else Known(0.0, "at zero, and nobody waits")
+    )
 
 
 def _queue(demand: Demand, rows: Sequence[Figures]) -> Known:
@@ -186,7 +197,7 @@ def _inflight(demand: Demand) -> Known:
 def _backlog(demand: Demand, rows: Sequence[Figures]) -> Reading:
     """Prefill that is to be done, over the speed of all endpoints, and the wait for a slot, if all are taken."""
     if not rows:
-        return Unknown("the pool has no endpoint" + (f", and {demand.queued} requests wait" if demand.queued else ""))
+        return _without_endpoints(demand, default_target(BACKLOG, demand))
     tokens = demand.queued_tokens + sum(each.tokens for each in rows)
     over, slots = _over(demand, rows)
     if tokens < 1.0 and over <= 0.0:
@@ -227,7 +238,7 @@ def _asks(demand: Demand, rows: Sequence[Figures], values: Mapping[str, Reading]
     """Pods that each signal asks for. A signal that is not known asks for nothing; `_believed` has seen to the scrapes."""
     pods = demand.pods
     if not pods:
-        return {QUEUE.name: min(demand.queued, 1)}
+        return {}
     ratios: dict[str, Callable[[], float | None]] = {
         SATURATION.name: lambda: _ratio(SATURATION, values, demand),
         BACKLOG.name: lambda: _ratio(BACKLOG, values, demand),
@@ -256,8 +267,10 @@ def _pods(ratio: float, pods: int) -> int:
     return min(ceil(ratio * pods), max(2 * pods, pods + SURGE))
 
 
-def _desired(demand: Demand, asks: Mapping[str, int]) -> Known:
+def _desired(demand: Demand, rows: Sequence[Figures], asks: Mapping[str, int]) -> Reading:
     """The most that any signal asks for; while anybody is served or waits, one pod at the least."""
+    if not rows:
+        return _without_endpoints(demand, 1.0)
     wins = max(asks, key=lambda name: asks[name])
     found = max(asks[wins], int(demand.active))
     parts = (("pods", float(demand.pods)), *((name, float(count)) for name, count in asks.items()))

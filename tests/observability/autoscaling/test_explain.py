@@ -48,7 +48,7 @@ def test_what_is_not_known_keeps_the_size() -> None:
 def test_an_empty_pool() -> None:
     shown = text(document(read(demand())))
     assert "pool ns/pool: 0 pods, idle, nothing was scraped" in shown
-    assert "the pool has no endpoint" in shown
+    assert "at zero, and nobody waits" in shown
 
 
 def test_other_targets_and_sizes() -> None:

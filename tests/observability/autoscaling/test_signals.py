@@ -133,12 +133,20 @@ def test_a_few_that_say_nothing_count_as_the_fullest() -> None:
     assert known(idle.values["saturation"]).value == 0
 
 
-def test_of_a_pool_without_endpoints_only_what_waits_is_known() -> None:
-    found = read(demand(queued=3))
-    assert "no endpoint, and 3 requests wait" in unknown(found.values["saturation"])
-    assert "no endpoint" in unknown(found.values[BACKLOG.name])
-    assert [found.value(signal) for signal in (QUEUE, INFLIGHT, DESIRED)] == [3, 3, 1]
-    assert read(demand()).value(DESIRED) == 0
+def test_a_pool_at_zero_needs_a_pod_as_soon_as_somebody_waits() -> None:
+    """By each signal: KEDA's operator asks for the figure first, and an error there would keep the pool at zero for ever."""
+    waits, idle = read(demand(queued=3, queued_tokens=900.0)), read(demand())
+    assert [waits.value(signal) for signal in (QUEUE, INFLIGHT, DESIRED, SATURATION, BACKLOG)] == [3, 3, 1, 1, 0.5]
+    assert [idle.value(signal) for signal in SIGNALS.values()] == [0] * 5
+    assert all(hpa(signal, waits.value(signal), signal.target, 0) >= 1 for signal in SIGNALS.values())
+
+
+def test_pods_that_are_not_ready_are_not_taken_for_none() -> None:
+    """Servers that are too busy to say that they are ready must not be taken away."""
+    found = read(demand(queued=3, unready=4))
+    for name in ("saturation", "token-backlog-seconds", "desired-replicas"):
+        assert unknown(found.values[name]) == "none of its 4 pods is ready"
+    assert found.value(QUEUE) == 3
 
 
 def test_the_age_is_of_the_oldest_figure_that_is_believed() -> None:
