@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from observability.autoscaling import explain
 from observability.autoscaling.signals import read
@@ -90,5 +91,21 @@ def test_names_and_targets() -> None:
     assert (pool_name("vllm"), pool_name("ns/vllm")) == ("default/vllm", "ns/vllm")
     assert target("saturation=0.7") == ("saturation", 0.7)
     for text in ("saturation", "saturation=0", "saturation=x", "cpu=1", "queue=inf"):
-        with pytest.raises(argparse.ArgumentTypeError, match="write SIGNAL=NUMBER"):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"write SIGNAL=NUMBER|write a number above 0"):
             target(text)
+
+
+def test_manifests_are_yaml_of_the_pool(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--signal", "saturation", "--target", "0.7", "--deployment", "servers", "--max", "4")
+    assert main(["autoscale", "manifests", "team/chat", *arguments]) == 0
+    found = YAML(typ="safe").load(capsys.readouterr().out)
+    assert found["metadata"] == {"name": "chat", "namespace": "team"}
+    assert found["spec"]["scaleTargetRef"]["name"] == "servers"
+    assert found["spec"]["metrics"][0]["external"]["target"] == {"type": "Value", "value": "700m"}
+
+
+def test_what_cannot_be_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["autoscale", "manifests", "p", "--kind", "stackdriver"]) == 1
+    assert "use queue or inflight" in capsys.readouterr().err
+    assert main(["autoscale", "manifests", "p", "--min", "0"]) == 1
+    assert "--kind keda" in capsys.readouterr().err
