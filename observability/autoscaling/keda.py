@@ -98,14 +98,19 @@ class Scaler:
     async def is_active(self, reference: Any, context: Any) -> Any:
         """Whether there is work: KEDA goes to zero when there was none for its cooldownPeriod, and leaves zero when there is."""
         asked = await _trigger(reference, context)
-        return m.IsActiveResponse(result=(await self._readings(asked, context)).demand.active)
+        readings = await self._readings(asked, context)
+        try:
+            return m.IsActiveResponse(result=readings.active())
+        except Unavailable as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            raise
 
     async def stream_is_active(self, reference: Any, context: Any) -> AsyncIterator[Any]:
         """What `is_active` says, whenever it changes. While it is not known nothing is said."""
         asked, told = await _trigger(reference, context), None
         while True:
             with suppress(Unavailable, UnknownPool):
-                active = (await self._read(asked.pool, dict(asked.labels))).demand.active
+                active = (await self._read(asked.pool, dict(asked.labels))).active()
                 if active != told:
                     told = active
                     yield m.IsActiveResponse(result=active)

@@ -89,6 +89,12 @@ class Readings:
     asks: Mapping[str, int]
     age: float | None  # seconds, of the oldest figure that is believed; None where nothing was scraped
 
+    def active(self) -> bool:
+        """Whether there is work; a pool without may go to zero. Raises Unavailable: what cannot be seen may be at work."""
+        if not self.demand.active:
+            self.value(QUEUE)
+        return self.demand.active
+
     def value(self, signal: Signal) -> float:
         """Raises Unavailable."""
         found = self.values[signal.name]

@@ -192,6 +192,13 @@ async def test_is_active_while_anybody_waits_or_is_served() -> None:
             assert (await keda.call("IsActive")).result is active
 
 
+async def test_servers_that_cannot_be_seen_are_not_idle() -> None:
+    async with operator(Pool(demand(figures(known=False, age=60.0)))) as keda:
+        assert (await keda.refused("IsActive"))[0] == grpc.StatusCode.UNAVAILABLE
+    async with operator(Pool(demand(figures(known=False, age=60.0, inflight=1)))) as keda:
+        assert (await keda.call("IsActive")).result is True
+
+
 async def test_a_target_that_changes_is_told() -> None:
     pool = Pool(demand(figures(), ttft_objective=1.0))
     async with operator(pool, signal="token-backlog-seconds") as keda:
