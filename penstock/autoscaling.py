@@ -159,10 +159,10 @@ def named_peers(name: str, port: int, own: str) -> Peers:
 @asynccontextmanager
 async def serving(
     scaling: Autoscaling, settings: Settings, folder: Path, cluster: Joined | None
-) -> AsyncIterator[list[Coroutine[Any, Any, Any]]]:
+) -> AsyncIterator[list[Callable[[], Coroutine[Any, Any, None]]]]:
     """The servers that the settings want; gives what is to run beside them."""
     wanted, kubernetes = settings.autoscaling, settings.kubernetes
-    work: list[Coroutine[Any, Any, Any]] = []
+    work: list[Callable[[], Coroutine[Any, Any, None]]] = []
     async with AsyncExitStack() as stack:
         if kubernetes and settings.telemetry:
             scaling.session = await stack.enter_async_context(aiohttp.ClientSession())
@@ -173,9 +173,13 @@ async def serving(
             await stack.enter_async_context(serving_scaler(scaling, wanted.scaler, credentials))
         if wanted.external_metrics and cluster:
             host, _, number = wanted.external_metrics.rpartition(":")
+            if not number.isdigit():
+                raise UserError(
+                    f"--external-metrics {wanted.external_metrics}: the API server asks by TCP; write HOST:PORT"
+                )
             api = ExternalMetrics(scaling, cluster.api, cluster.certificate, cluster.authority, folder)
             await stack.enter_async_context(api.serving(host.strip("[]"), int(number)))
-            work.append(api.run(host.strip("[]"), int(number)))
+            work.append(lambda: api.run(host.strip("[]"), int(number)))
         yield work
 
 

@@ -200,7 +200,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         await _serve_xds(gateway, stack, xds, cluster)
         await _serve_picker(gateway, stack, cluster)
         await _serve_telemetry(gateway, stack)
-        with _binding("--scaler or --external-metrics", str(settings.autoscaling)):
+        with _binding("--scaler or --external-metrics", settings.autoscaling.addresses):
             told = autoscaling.serving(gateway.autoscaling, settings, folder, cluster)
             telling = await stack.enter_async_context(told)
         log_to = stack.enter_context(_stream(settings.request_log)) if settings.request_log else None
@@ -221,7 +221,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             gateway.exporters.run(),
             _heal(gateway),
             _measure_lag(gateway.registry),
-            *telling,
+            *(work() for work in telling),
         ):
             tasks.create_task(work)
         if log_to:

@@ -56,6 +56,10 @@ class Autoscaling:
     scaler: str = ""  # KEDA's external scaler
     scaler_tls: bool = False  # with a certificate of our authority; in a cluster only
 
+    @property
+    def addresses(self) -> str:
+        return ", ".join(filter(None, (self.scaler, self.external_metrics)))
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

@@ -83,15 +83,16 @@ class Exporters:
                 answer.raise_for_status()
                 page = await answer.content.read(_LARGEST)
         except (aiohttp.ClientError, TimeoutError, OSError):
-            target.lost += 1
-            if target.lost >= _LOST:
-                self._tell(target, None)
-            return
-        target.lost = 0
-        self._tell(target, parse(page))
+            self._answered(target.url, None)
+        else:
+            self._answered(target.url, parse(page))
 
-    def _tell(self, target: _Target, busy: Busy | None) -> None:
-        if self._targets.get(target.url) is not target:
-            return  # its endpoints are others now
+    def _answered(self, url: str, busy: Busy | None) -> None:
+        target = self._targets.get(url)
+        if target is None:
+            return  # nobody's any more
+        target.lost = target.lost + 1 if busy is None else 0
+        if busy is None and target.lost < _LOST:
+            return  # what it said last is good for a moment
         for namespace, endpoint in target.endpoints:
             self._signals.accelerated(str(endpoint), None if busy is None else busy.of(namespace, endpoint))
