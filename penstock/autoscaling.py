@@ -94,7 +94,7 @@ class Autoscaling:
                 if answer.status != 200:
                     raise Unavailable(f"replica {address}: {data.get('error', answer.status)}")
                 return of_plain(data)
-        except (aiohttp.ClientError, TimeoutError, KeyError, TypeError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise Unavailable(
                 f"replica {address} does not say what it holds: {error or type(error).__name__}"
             ) from error
@@ -105,7 +105,9 @@ class Autoscaling:
 
     async def woken(self, pool: str, seconds: float) -> None:
         """Until a request waits for the pool, which has no endpoint, or the time is over."""
-        event = self._starved.setdefault(pool, asyncio.Event())
+        event = asyncio.Event()
+        if pool in self.pools():  # others are a client's words, and are not kept
+            event = self._starved.setdefault(pool, event)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await event.wait()

@@ -35,7 +35,8 @@ class Figures:
     slots: float | None  # that it runs at once, as learned; None: it never had a queue
     seconds: float  # that a request keeps a slot
     prefill: float | None  # tokens a second, with what it has to do now; None: nothing was learned
-    seen: float = 0.0  # requests that slots, seconds and prefill were learned from
+    seen: float = 0.0  # requests that prefill was learned from: those that were streamed
+    ended: int = 0  # requests that seconds was learned from
     utilization: float | None = None  # of the accelerator, where something tells it
 
     @property
@@ -113,7 +114,7 @@ def merged(views: Sequence[Demand]) -> Demand:
 
 def _joined(views: Sequence[Figures]) -> Figures:
     said = min(views, key=lambda each: (not each.known, each.age is None, each.age or 0.0))
-    learned = max(views, key=lambda each: each.seen)
+    learned = max(views, key=lambda each: (each.seen, each.ended))
     return replace(
         said,
         waiting=max(each.waiting for each in views if each.known == said.known),
@@ -123,6 +124,7 @@ def _joined(views: Sequence[Figures]) -> Figures:
         seconds=learned.seconds,
         prefill=learned.prefill,
         seen=learned.seen,
+        ended=learned.ended,
     )
 
 
@@ -143,6 +145,7 @@ def _figures(endpoint: Endpoint, load: Load, now: float) -> Figures:
         seconds=speed.seconds,
         prefill=1000.0 / max(kilotoken, 1e-4) if speed.seen else None,
         seen=speed.seen,
+        ended=speed.ended,
         utilization=load.utilization,
     )
 

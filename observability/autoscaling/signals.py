@@ -209,11 +209,12 @@ def _backlog(demand: Demand, rows: Sequence[Figures]) -> Reading:
     if tokens < 1.0 and over <= 0.0:
         return Known(0.0, "nothing waits", (("uncached tokens", 0.0), ("requests without a slot", 0.0)))
     speeds = [each.prefill for each in rows if each.prefill is not None]
-    if not speeds:
-        return Unknown("no streamed answer has ended yet, so how fast the servers are was not learned")
-    speed = sum(speeds) / len(speeds) * len(rows)
+    if not speeds and not any(each.ended for each in rows):
+        return Unknown("no request has ended yet, so how fast the servers are was not learned")
+    speed = sum(speeds) / len(speeds) * len(rows) if speeds else 0.0
     seconds = sum(each.seconds for each in rows) / len(rows)
-    prefill, decode = tokens / speed, over * seconds / slots if over > 0.0 else 0.0
+    prefill = tokens / speed if speed else 0.0  # where no answer is streamed it is part of the time in a slot
+    decode = over * seconds / slots if over > 0.0 else 0.0
     parts = (
         ("uncached tokens", tokens),
         ("prefill tokens a second", speed),

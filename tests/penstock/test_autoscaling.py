@@ -117,6 +117,16 @@ async def test_a_replica_of_another_version_makes_it_unknown_too() -> None:
             await one.scaling.read(POOL)
 
 
+async def test_pools_that_do_not_exist_are_waited_for_and_not_kept() -> None:
+    one = Replica().synced()
+    await one.scaling.woken("ns/nonesuch", 0.001)
+    assert not one.scaling._starved
+    waiting = asyncio.ensure_future(one.scaling.woken(POOL, 60.0))
+    await asyncio.sleep(0)
+    one.picker.decide(ask())
+    await waiting
+
+
 async def test_before_the_first_sync_nothing_is_known_and_other_pools_do_not_exist() -> None:
     one = Replica(A)
     with pytest.raises(Unavailable):

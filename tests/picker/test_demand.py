@@ -15,7 +15,7 @@ from tests.picker.test_picker import A, B, FakeSignals, ask, picker_of, pool
 from xds_server.model.graph import Endpoint
 
 NOW = 100.0
-LEARNED = Speed(weights=(0.0, 0.1, 0.0, 0.0), seen=5.0, slots=4.0, seconds=2.0)  # 10 000 tokens a second
+LEARNED = Speed(weights=(0.0, 0.1, 0.0, 0.0), seen=5.0, slots=4.0, seconds=2.0, ended=7)  # 10 000 tokens a second
 
 
 def figures(**given: Any) -> Figures:
@@ -41,7 +41,7 @@ def test_an_endpoint_is_what_its_load_says() -> None:
     found = measured(picker_of(pool(A, B), signals=FakeSignals({str(A): load}))).endpoints
     one, unknown = found[str(A)], found[str(B)]
     assert (one.known, one.age, one.waiting, one.running, one.kv_usage, one.inflight) == (True, 2.0, 3.0, 4.0, 0.5, 7)
-    assert (one.slots, one.seconds, one.busy) == (4.0, 2.0, 7.0)
+    assert (one.slots, one.seconds, one.busy, one.ended) == (4.0, 2.0, 7.0, 7)
     assert one.prefill == pytest.approx(10_000)
     assert (unknown.known, unknown.age, unknown.prefill, unknown.slots, unknown.busy) == (False, None, None, None, 0.0)
 

@@ -97,14 +97,20 @@ def test_where_nothing_waits_the_backlog_is_nothing_however_fast_the_servers_are
 
 def test_a_speed_that_was_never_learned_is_not_guessed() -> None:
     found = read(demand(figures(tokens=1000.0)))
-    assert "not learned" in unknown(found.values[BACKLOG.name])
+    assert "no request has ended yet" in unknown(found.values[BACKLOG.name])
     with pytest.raises(Unavailable, match="token-backlog-seconds of pool ns/pool"):
         found.value(BACKLOG)
     assert known(found.values["desired-replicas"])  # by the other signals
 
 
+def test_where_nothing_is_streamed_the_time_in_a_slot_is_all() -> None:
+    found = known(read(demand(figures(running=4.0, slots=4.0, seconds=2.0, ended=9), queued=2)).values[BACKLOG.name])
+    assert found.value == pytest.approx(2 * 2.0 / 4)
+    assert found.why == "wait for a slot"
+
+
 def test_slots_of_a_server_with_a_queue_are_what_it_runs() -> None:
-    found = known(read(demand(figures(running=2.0, waiting=4.0, prefill=1000.0, seconds=3.0))).values[BACKLOG.name])
+    found = known(read(demand(figures(running=2.0, waiting=4.0, ended=1, seconds=3.0))).values[BACKLOG.name])
     assert found.value == pytest.approx(4 * 3.0 / 2)
     assert found.why == "wait for a slot"
 
