@@ -29,6 +29,7 @@ from picker.picker import Picker
 from tests.e2e.waiting import free_port
 from tests.observability.autoscaling.test_front_proxy import FRONT, OURS, client
 from tests.picker.test_picker import A, FakeSignals, ask, pool
+from tests.xds_server.kubernetes import fake_api
 from tests.xds_server.kubernetes.fake_api import FakeApi
 from xds_server.authority import ServerCertificate
 from xds_server.latest import Latest
@@ -39,6 +40,12 @@ CONFIG = {"requestheader-client-ca-file": FRONT.certificate.decode(), "requesthe
 AUTHENTICATION = ("configmaps", "extension-apiserver-authentication", "kube-system")
 SERVICE = {"service": {"name": "penstock", "namespace": "penstock-system"}}
 OUR_LABEL = {"labels": {"app.kubernetes.io/name": "penstock"}}
+
+
+@pytest.fixture(autouse=True)
+def aggregation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake API server has APIServices here."""
+    monkeypatch.setitem(fake_api.KINDS, "apiservices", ("apiregistration.k8s.io", "v1", "APIService", False))
 
 
 class Replica:

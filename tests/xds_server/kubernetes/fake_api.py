@@ -23,7 +23,6 @@ KINDS = {
     "secrets": ("", "v1", "Secret", True),
     "configmaps": ("", "v1", "ConfigMap", True),
     "leases": ("coordination.k8s.io", "v1", "Lease", True),
-    "apiservices": ("apiregistration.k8s.io", "v1", "APIService", False),
     "gatewayclasses": (GATEWAY, "v1", "GatewayClass", False),
     "gateways": (GATEWAY, "v1", "Gateway", True),
     "httproutes": (GATEWAY, "v1", "HTTPRoute", True),
