@@ -18,14 +18,14 @@ _LABEL = re.compile(rb"([a-zA-Z_]\w*)\s*=\s*" + _QUOTED)
 _FAMILIES: tuple[tuple[bytes, float], ...] = (
     (b"DCGM_FI_DEV_GPU_UTIL", 100.0),
     (b"DCGM_FI_PROF_GR_ENGINE_ACTIVE", 1.0),
-    (b"tensorcore_utilization", 100.0),
     (b"duty_cycle", 100.0),
-    (b"tensorcore_utilization_node", 100.0),
+    (b"tpu_duty_cycle", 100.0),
+    (b"tensorcore_utilization", 100.0),
     (b"duty_cycle_node", 100.0),
+    (b"tensorcore_utilization_node", 100.0),
 )
-_USED, _FREE = b"DCGM_FI_DEV_FB_USED", b"DCGM_FI_DEV_FB_FREE"  # MiB of memory
 _SAMPLE = re.compile(
-    rb"^(" + b"|".join(re.escape(name) for name in (*(name for name, _ in _FAMILIES), _USED, _FREE)) + rb")"
+    rb"^(" + b"|".join(re.escape(name) for name, _ in _FAMILIES) + rb")"
     rb'(?:\{([^"}\n]*(?:"[^"\\\n]*(?:\\.[^"\\\n]*)*"[^"}\n]*)*)\})?[ \t]+([^\s]+)',
     re.MULTILINE,
 )
@@ -34,18 +34,20 @@ _POD, _NAMESPACE = (b"pod", b"pod_name", b"exported_pod"), (b"namespace", b"pod_
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """What one exporter says. Figures are in [0, 1]; `of` is (namespace, pod), ("", "") where it does not say whose they are."""
+    """What one exporter says: figures in [0, 1], by (namespace, pod); ("", "") where it does not say whose they are."""
 
-    utilization: Mapping[tuple[str, str], Sequence[float]] = field(default_factory=dict)
-    memory: Mapping[tuple[str, str], Sequence[float]] = field(default_factory=dict)
+    figures: Mapping[tuple[str, str], Sequence[float]] = field(default_factory=dict)
 
     def of(self, namespace: str, endpoint: Endpoint) -> float | None:
-        """The busiest accelerator of this pod; None where nothing is said of it."""
-        return _of(self.utilization, namespace, endpoint.pod)
+        """The busiest accelerator of this pod; None where nothing is said of it.
 
-    def memory_of(self, namespace: str, endpoint: Endpoint) -> float | None:
-        """The fullest memory of this pod's accelerators."""
-        return _of(self.memory, namespace, endpoint.pod)
+        An exporter of a node names pods. One that names none is the pod's own.
+        """
+        found, pod = self.figures, endpoint.pod
+        named = found.get((namespace, pod)) or found.get(("", pod)) if pod else None
+        if named is None and all(not name for _, name in found):
+            named = found.get(("", ""))
+        return max(named) if named else None
 
 
 def parse(page: bytes) -> Busy:
@@ -57,37 +59,15 @@ def parse(page: bytes) -> Busy:
             found = {key: text.decode(errors="replace") for key, text in _LABEL.findall(labels)}
             samples.setdefault(name, []).append((found, figure))
     family, most = next((each for each in _FAMILIES if each[0] in samples), (b"", 1.0))
-    used: dict[tuple[str, str], list[float]] = {}
-    for labels_, figure in samples.get(family, ()):
-        used.setdefault(_whose(labels_), []).append(min(figure / most, 1.0))
-    return Busy(used, _memory(samples))
-
-
-def _memory(samples: Mapping[bytes, Sequence[tuple[dict[bytes, str], float]]]) -> dict[tuple[str, str], list[float]]:
-    free = {_device(labels): figure for labels, figure in samples.get(_FREE, ())}
-    found: dict[tuple[str, str], list[float]] = {}
-    for labels, figure in samples.get(_USED, ()):
-        whole = figure + free.get(_device(labels), math.inf)
-        if 0.0 < whole < math.inf:
-            found.setdefault(_whose(labels), []).append(figure / whole)
-    return found
-
-
-def _of(figures: Mapping[tuple[str, str], Sequence[float]], namespace: str, pod: str) -> float | None:
-    """An exporter of a node names pods. One that names none is the pod's own."""
-    named = figures.get((namespace, pod)) or figures.get(("", pod)) if pod else None
-    if named is None and all(not name for _, name in figures):
-        named = figures.get(("", ""))
-    return max(named) if named else None
+    figures: dict[tuple[str, str], list[float]] = {}
+    for whose, figure in samples.get(family, ()):
+        figures.setdefault(_whose(whose), []).append(min(figure / most, 1.0))
+    return Busy(figures)
 
 
 def _whose(labels: Mapping[bytes, str]) -> tuple[str, str]:
     pod = next((labels[name] for name in _POD if labels.get(name)), "")
     return (next((labels[name] for name in _NAMESPACE if labels.get(name)), "") if pod else "", pod)
-
-
-def _device(labels: Mapping[bytes, str]) -> tuple[str, ...]:
-    return tuple(labels.get(name, "") for name in (b"UUID", b"gpu", b"GPU_I_ID", b"device"))
 
 
 def _number(text: bytes) -> float | None:

@@ -135,10 +135,12 @@ class Page:
 
 def accelerator(engine: Engine) -> str:
     """The page of a DCGM exporter beside the server: one GPU, as busy as the batch is full."""
-    busy, memory = 100 * engine.running // max(engine.settings.max_num_seqs, 1), round(1000 * engine.usage)
-    labels = 'gpu="0",UUID="GPU-sim",device="nvidia0",modelName="simulated",Hostname="sim"'
-    figures = {"DCGM_FI_DEV_GPU_UTIL": busy, "DCGM_FI_DEV_FB_USED": memory, "DCGM_FI_DEV_FB_FREE": 1000 - memory}
-    return "".join(f"# TYPE {name} gauge\n{name}{{{labels}}} {value}\n" for name, value in figures.items())
+    busy = 100 * engine.running // max(engine.settings.max_num_seqs, 1)
+    name, labels = (
+        "DCGM_FI_DEV_GPU_UTIL",
+        'gpu="0",UUID="GPU-sim",device="nvidia0",modelName="simulated",Hostname="sim"',
+    )
+    return f"# TYPE {name} gauge\n{name}{{{labels}}} {busy}\n"
 
 
 def escaped(value: str) -> str:

@@ -14,9 +14,6 @@ DCGM_FI_DEV_GPU_UTIL{gpu="0",UUID="GPU-0",device="nvidia0",modelName="H100 \\"80
 DCGM_FI_DEV_GPU_UTIL{gpu="1",UUID="GPU-1",device="nvidia1",Hostname="n",container="v",namespace="ns",pod="vllm-a"} 90 1700000000000
 DCGM_FI_DEV_GPU_UTIL{gpu="2",UUID="GPU-2",Hostname="n",container="v",namespace="other",pod="vllm-b"} 70
 DCGM_FI_DEV_GPU_UTIL{gpu="3",UUID="GPU-3",Hostname="n",container="",namespace="",pod=""} 5
-DCGM_FI_DEV_FB_USED{gpu="0",UUID="GPU-0",device="nvidia0",namespace="ns",pod="vllm-a"} 30
-DCGM_FI_DEV_FB_FREE{gpu="0",UUID="GPU-0",device="nvidia0",namespace="ns",pod="vllm-a"} 10
-DCGM_FI_DEV_FB_USED{gpu="1",UUID="GPU-1",namespace="ns",pod="vllm-a"} 30
 """
 
 
@@ -26,13 +23,11 @@ def test_an_exporter_of_a_node_says_whose_accelerators_they_are() -> None:
     assert found.of("other", B) == 0.7
     assert found.of("ns", B) is None  # another's pod of the same name
     assert found.of("ns", NAMELESS) is None
-    assert found.memory_of("ns", A) == 0.75
 
 
 def test_an_exporter_that_names_no_pod_is_the_pods_own() -> None:
     found = parse(b'DCGM_FI_DEV_GPU_UTIL{gpu="0"} 10\nDCGM_FI_DEV_GPU_UTIL{gpu="1"} 60\n')
     assert found.of("ns", A) == found.of("ns", NAMELESS) == 0.6
-    assert found.memory_of("ns", A) is None
 
 
 @pytest.mark.parametrize(
@@ -41,7 +36,7 @@ def test_an_exporter_that_names_no_pod_is_the_pods_own() -> None:
         (b'DCGM_FI_PROF_GR_ENGINE_ACTIVE{gpu="0"} 0.25\n', 0.25),
         (b"DCGM_FI_PROF_GR_ENGINE_ACTIVE 0.25\nDCGM_FI_DEV_GPU_UTIL 50\n", 0.5),
         (b'duty_cycle{accelerator_id="0",make="cloud-tpu",namespace="ns",pod="vllm-a"} 33\n', 0.33),
-        (b'tensorcore_utilization{pod="vllm-a"} 12.5\nduty_cycle{pod="vllm-a"} 33\n', 0.125),
+        (b'tensorcore_utilization{pod="vllm-a"} 12.5\nduty_cycle{pod="vllm-a"} 33\n', 0.33),
         (b'duty_cycle_node{accelerator_id="0"} 50\n', 0.5),
         (b"DCGM_FI_DEV_GPU_UTIL 250\n", 1.0),
         (b"DCGM_FI_DEV_GPU_UTIL NaN\n", None),
@@ -64,4 +59,4 @@ def test_zero_is_idle_and_not_unknown() -> None:
 def test_any_page_can_be_read(page: bytes) -> None:
     found = parse(b"DCGM_FI_DEV_GPU_UTIL" + page + b"\nDCGM_FI_DEV_GPU_UTIL{" + page)
     assert isinstance(found, Busy)
-    assert all(0.0 <= one <= 1.0 for figures in found.utilization.values() for one in figures)
+    assert all(0.0 <= one <= 1.0 for figures in found.figures.values() for one in figures)
