@@ -132,11 +132,19 @@ def manifests(kind: str, wanted: Wanted) -> list[Manifest]:
 
 
 def query(wanted: Wanted) -> str:
-    """PromQL over all replicas of the gateway: what each holds adds up, what all read alike does not."""
+    """PromQL over all replicas of the gateway: what each holds adds up, what all read alike does not.
+
+    The older gauges are there also while figures are stale: they count only beside one that is not.
+    """
     at = f'{{pool="{wanted.namespace}/{wanted.pool}"}}'
-    sums = {INFLIGHT.name: f"sum({c.POOL_INFLIGHT_REQUESTS.name}{at})"}
-    sums[QUEUE.name] = f"sum({c.GATEWAY_QUEUE_REQUESTS.name}{at}) + max({c.POOL_QUEUE_DEPTH.name}{at})"
-    return sums.get(wanted.signal.name, f"max({wanted.signal.metric.name}{at})")
+    known = f"and max({c.POOL_WAITING_REQUESTS.name}{at})"
+    if wanted.signal is QUEUE:
+        held = f"(sum({c.GATEWAY_QUEUE_REQUESTS.name}{at}) or vector(0))"  # absent until somebody waits
+        return f"{held} + max({c.POOL_QUEUE_DEPTH.name}{at}) {known}"
+    if wanted.signal is INFLIGHT:
+        return f"sum({wanted.signal.metric.name}{at})"
+    found = f"max({wanted.signal.metric.name}{at})"
+    return f"{found} {known}" if wanted.signal is SATURATION else found
 
 
 def quantity(value: float) -> str:

@@ -88,9 +88,13 @@ def test_prometheus_adds_up_what_replicas_hold_and_an_absent_figure_is_an_error(
         assert metadata["ignoreNullValues"] == "false"
         queries[signal] = metadata["query"]
     assert queries[INFLIGHT].startswith("sum(") and queries[SATURATION].startswith("max(")
+    known = 'and max(penstock_pool_waiting_requests{pool="ns/vllm"})'  # absent while figures are stale
     assert queries[QUEUE] == (
-        'sum(penstock_gateway_queue_requests{pool="ns/vllm"}) + max(penstock_pool_queue_depth{pool="ns/vllm"})'
+        '(sum(penstock_gateway_queue_requests{pool="ns/vllm"}) or vector(0)) '
+        f'+ max(penstock_pool_queue_depth{{pool="ns/vllm"}}) {known}'
     )
+    assert queries[SATURATION].endswith(known)
+    assert queries[DESIRED] == 'max(penstock_pool_desired_replicas{pool="ns/vllm"})'
 
 
 def test_the_stackdriver_adapter_gets_what_adds_up() -> None:
