@@ -69,6 +69,10 @@ def keda(wanted: Wanted) -> list[Manifest]:
 
 def keda_prometheus(wanted: Wanted) -> list[Manifest]:
     """A ScaledObject that asks a Prometheus which scrapes every replica of the gateway. No answer is an error, not zero."""
+    if wanted.least < 1 and wanted.signal is SATURATION:
+        raise CannotScale(
+            "a pool without pods counts as full, so by saturation it would never go to zero; use another signal"
+        )
     metadata = {
         "serverAddress": wanted.prometheus,
         "query": query(wanted),

@@ -1,6 +1,9 @@
 """Manifests: every metric and label in them exists, they say what is meant, and the published ones are those that are generated."""
 
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from observability.autoscaling.manifests import (
     example,
     manifests,
     quantity,
+    query,
     render,
 )
 from observability.autoscaling.signals import BACKLOG, BY_METRIC, DESIRED, INFLIGHT, QUEUE, SATURATION, SIGNALS
@@ -132,9 +136,55 @@ def test_only_keda_goes_to_zero() -> None:
         with pytest.raises(CannotScale, match="--kind keda"):
             manifests(kind, wanted(signal=INFLIGHT, least=0))
     assert manifests("keda-prometheus", wanted(least=0))
+    with pytest.raises(CannotScale, match="would never go to zero"):
+        manifests("keda-prometheus", wanted(least=0, signal=SATURATION))
 
 
 def test_what_is_printed_is_read_back() -> None:
     found = manifests("gke", wanted(signal=QUEUE))
     assert list(YAML(typ="safe").load_all(render(found))) == found
     assert [quantity(value) for value in (1.0, 0.5, 0.75, 12.0)] == ["1", "500m", "750m", "12"]
+
+
+PROMTOOL = shutil.which("promtool")
+AT = 'pool="ns/vllm"'
+# Two replicas of the gateway: three requests wait in one and one in the other, two in the servers, which both read.
+HELD = {
+    f'penstock_gateway_queue_requests{{{AT},priority="0",instance="a"}}': 3,
+    f'penstock_gateway_queue_requests{{{AT},priority="0",instance="b"}}': 1,
+    f'penstock_pool_inflight_requests{{{AT},instance="a"}}': 7,
+    f'penstock_pool_inflight_requests{{{AT},instance="b"}}': 5,
+}
+READ = {f'penstock_pool_{name}{{{AT},instance="{each}"}}': value for each in "ab" for name, value in (
+    ("queue_depth", 2), ("saturation", 0.5))}  # fmt: skip
+FRESH = {f'penstock_pool_{name}{{{AT},instance="{each}"}}': value for each in "ab" for name, value in (
+    ("waiting_requests", 5), ("desired_replicas", 4), ("token_backlog_seconds", 0.25))}  # fmt: skip
+
+
+@pytest.mark.skipif(not PROMTOOL, reason="no promtool on PATH")
+@pytest.mark.parametrize(
+    ("series", "values"),
+    [
+        (HELD | READ | FRESH, {QUEUE: 6, INFLIGHT: 12, SATURATION: 0.5, BACKLOG: 0.25, DESIRED: 4}),
+        (HELD | READ, {QUEUE: None, INFLIGHT: 12, SATURATION: None, BACKLOG: None, DESIRED: None}),  # stale
+        (READ | FRESH, {QUEUE: 2}),  # nobody has ever waited
+    ],
+    ids=["fresh", "stale", "new"],
+)
+def test_prometheus_finds_what_is_meant(
+    series: dict[str, float], values: dict[Any, float | None], tmp_path: Path
+) -> None:
+    expected = [
+        {
+            "expr": query(wanted(signal=signal)),
+            "eval_time": "1m",
+            "exp_samples": [] if value is None else [{"labels": "{}", "value": value}],
+        }
+        for signal, value in values.items()
+    ]
+    given = [{"series": name, "values": f"{value}x10"} for name, value in series.items()]
+    test = {"interval": "1m", "input_series": given, "promql_expr_test": expected}
+    (tmp_path / "test.yaml").write_text(json.dumps({"rule_files": [], "tests": [test]}))
+    command = [str(PROMTOOL), "test", "rules", "test.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
