@@ -99,6 +99,32 @@ class Autoscaling:
                 f"replica {address} does not say what it holds: {error or type(error).__name__}"
             ) from error
 
+    @asynccontextmanager
+    async def serving(
+        self, settings: Settings, folder: Path, cluster: Joined | None
+    ) -> AsyncIterator[list[Callable[[], Coroutine[Any, Any, None]]]]:
+        """The servers that the settings want; gives what is to run beside them. Raises UserError."""
+        wanted, kubernetes = settings.autoscaling, settings.kubernetes
+        work: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        async with AsyncExitStack() as stack:
+            if kubernetes and settings.telemetry:
+                self.session = await stack.enter_async_context(aiohttp.ClientSession())
+                port = int(settings.telemetry.rpartition(":")[2])
+                self.peers = named_peers(kubernetes.replicas, port, kubernetes.address)
+            try:
+                if wanted.scaler:
+                    credentials = cluster.credentials() if cluster and wanted.scaler_tls else None
+                    await stack.enter_async_context(serving_scaler(self, wanted.scaler, credentials))
+                if wanted.external_metrics and cluster:
+                    host, port = _where(wanted.external_metrics)
+                    api = ExternalMetrics(self, cluster.api, cluster.certificate, cluster.authority, folder)
+                    await stack.enter_async_context(api.serving(host, port))
+                    work.append(lambda: api.run(host, port))
+            except (OSError, RuntimeError) as error:
+                remedy = "end what listens there, or choose another --scaler or --external-metrics"
+                raise UserError(f"cannot listen on {wanted.addresses}: {error}; {remedy}") from error
+            yield work
+
     def add_page(self, app: web.Application) -> None:
         """/autoscale, for the telemetry server."""
         pages.add_page(app, self.pools, lambda pool, labels: self.here(pool, labels).plain(), self.explain)
@@ -139,6 +165,13 @@ class Autoscaling:
                         yield Sample(catalogue.ENDPOINT_ACCELERATOR_UTILIZATION, labels, each.utilization)
 
 
+def _where(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        raise UserError(f"--external-metrics {address}: the API server asks by TCP; write HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
 def named_peers(name: str, port: int, own: str) -> Peers:
     """The addresses of a headless Service, without our own; where nobody has the name, there are no others.
 
@@ -156,33 +189,6 @@ def named_peers(name: str, port: int, own: str) -> Peers:
         return [f"[{each}]:{port}" if ":" in each else f"{each}:{port}" for each in addresses]
 
     return find
-
-
-@asynccontextmanager
-async def serving(
-    scaling: Autoscaling, settings: Settings, folder: Path, cluster: Joined | None
-) -> AsyncIterator[list[Callable[[], Coroutine[Any, Any, None]]]]:
-    """The servers that the settings want; gives what is to run beside them."""
-    wanted, kubernetes = settings.autoscaling, settings.kubernetes
-    work: list[Callable[[], Coroutine[Any, Any, None]]] = []
-    async with AsyncExitStack() as stack:
-        if kubernetes and settings.telemetry:
-            scaling.session = await stack.enter_async_context(aiohttp.ClientSession())
-            port = int(settings.telemetry.rpartition(":")[2])
-            scaling.peers = named_peers(kubernetes.replicas, port, kubernetes.address)
-        if wanted.scaler:
-            credentials = cluster.credentials() if cluster and wanted.scaler_tls else None
-            await stack.enter_async_context(serving_scaler(scaling, wanted.scaler, credentials))
-        if wanted.external_metrics and cluster:
-            host, _, number = wanted.external_metrics.rpartition(":")
-            if not number.isdigit():
-                raise UserError(
-                    f"--external-metrics {wanted.external_metrics}: the API server asks by TCP; write HOST:PORT"
-                )
-            api = ExternalMetrics(scaling, cluster.api, cluster.certificate, cluster.authority, folder)
-            await stack.enter_async_context(api.serving(host.strip("[]"), int(number)))
-            work.append(lambda: api.run(host.strip("[]"), int(number)))
-        yield work
 
 
 # --- servers ----------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from penstock.report import Report
 from penstock.settings import Kubernetes, Settings
 from picker import own_scorers
 from picker.completions import access_log_handler
-from picker.exporters import Exporters
+from picker.exporters import Exporters, measured
 from picker.facts import Decision, Outcome
 from picker.inflight import LogEntry
 from picker.picker import Picker
@@ -166,7 +166,7 @@ class Gateway:
         self.picker.update(graph.pools)
         self.signals.update({name: pool.endpoints for name, pool in graph.pools.items()})
         self.scraper.update(endpoint for pool in graph.pools.values() for endpoint in pool.endpoints)
-        self.exporters.update(self.picker.exporters())
+        self.exporters.update(measured(graph.pools.values(), self.picker.profile))
         self.recorder.configured(graph.pools.values())
         self.serving.set(True)
         self.wake()
@@ -200,9 +200,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         await _serve_xds(gateway, stack, xds, cluster)
         await _serve_picker(gateway, stack, cluster)
         await _serve_telemetry(gateway, stack)
-        with _binding("--scaler or --external-metrics", settings.autoscaling.addresses):
-            told = autoscaling.serving(gateway.autoscaling, settings, folder, cluster)
-            telling = await stack.enter_async_context(told)
+        telling = await stack.enter_async_context(gateway.autoscaling.serving(settings, folder, cluster))
         log_to = stack.enter_context(_stream(settings.request_log)) if settings.request_log else None
         tasks = await stack.enter_async_context(_cancelled())  # ends first: the last lines are written to an open file
         for work in (

@@ -4,7 +4,7 @@ They measure once a second at the most (DCGM's default is every 30 s), so that n
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -12,13 +12,16 @@ import aiohttp
 
 from picker.accelerators import Busy, parse
 from picker.signals import Signals
+from picker.stage import Profile
 from xds_server.model.exporter import Exporter
-from xds_server.model.graph import Endpoint
+from xds_server.model.graph import Endpoint, Pool
 
 _AT_ONCE = 32  # requests
 _PATIENCE = 1.0  # seconds
 _LOST = 3  # answers that did not come in a row: then nothing is known any more
 _LARGEST = 4 << 20  # bytes of a page that nobody sends
+
+Measured = tuple[str, Exporter, Iterable[Endpoint]]  # a pool's namespace, its exporters, its endpoints
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +33,17 @@ class _Target:
     lost: int = 0
 
 
+def measured(pools: Iterable[Pool], profile: Callable[[str], Profile | None]) -> list[Measured]:
+    """The pools whose accelerators are measured: as the pool says, else as its profile does."""
+    found: list[Measured] = []
+    for pool in pools:
+        configured = profile(pool.name)
+        exporter = pool.exporter or (configured.exporter if configured else None)
+        if exporter is not None:
+            found.append((pool.ref.namespace, exporter, pool.endpoints))
+    return found
+
+
 class Exporters:
     """Keeps `signals` told of accelerators while `run` runs."""
 
@@ -38,8 +52,8 @@ class Exporters:
         self._targets: dict[str, _Target] = {}
         self._wake = asyncio.Event()
 
-    def update(self, pools: Iterable[tuple[str, Exporter, Iterable[Endpoint]]]) -> None:
-        """(namespace, exporter, endpoints) of each pool that has exporters."""
+    def update(self, pools: Iterable[Measured]) -> None:
+        """Of these pools from now on."""
         found: dict[str, _Target] = {}
         for namespace, exporter, endpoints in pools:
             for endpoint in endpoints:

@@ -25,8 +25,7 @@ from picker.scorers import NO_LOAD, View
 from picker.stage import Pick, Profile
 from picker.state import State
 from picker.turn import Turn, choose
-from xds_server.model.exporter import Exporter
-from xds_server.model.graph import Endpoint, Objective, Pool
+from xds_server.model.graph import Objective, Pool
 from xds_server.model.objects import Problem
 
 
@@ -119,11 +118,6 @@ class Picker:
         loads = self._signals.loads(pool)
         found = [loads.get(str(endpoint), NO_LOAD) for endpoint in state.pool.endpoints]
         return flow.saturation(found, now, state.profile.thresholds, len(state.flow))
-
-    def exporters(self) -> list[tuple[str, Exporter, tuple[Endpoint, ...]]]:
-        """(namespace, where they are measured, endpoints) of the pools whose accelerators are measured."""
-        found = [(state.pool, state.pool.exporter or state.profile.exporter) for state in self._states.values()]
-        return [(pool.ref.namespace, exporter, pool.endpoints) for pool, exporter in found if exporter is not None]
 
     def demand(self, pool: str, now: float, labels: Mapping[str, str] = MappingProxyType({})) -> demand.Demand | None:
         """The work that there is, for autoscalers, of the pods with these labels; None for a pool that does not exist."""

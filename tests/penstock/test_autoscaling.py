@@ -22,8 +22,10 @@ from observability.autoscaling import external_metrics, keda_messages as m
 from observability.autoscaling.signals import DESIRED, QUEUE, Unavailable, UnknownPool
 from observability.registry import Registry
 from observability.server import application
-from penstock.autoscaling import Autoscaling, ExternalMetrics, announce, named_peers, serving_scaler
+from penstock import settings
+from penstock.autoscaling import Autoscaling, ExternalMetrics, _where, announce, named_peers, serving_scaler
 from penstock.process import UserError
+from penstock.settings import Settings
 from picker.load import Load
 from picker.picker import Picker
 from tests.e2e.waiting import free_port
@@ -279,3 +281,16 @@ async def test_an_api_service_that_is_not_ours_is_left_alone() -> None:
         )
         assert not await announce(api, OURS.certificate)
     assert not fake.count("patch", "apiservices")
+
+
+async def test_what_cannot_be_served_is_told(tmp_path: Path) -> None:
+    one, port = Replica().synced(), free_port()
+    wanted = Settings(autoscaling=settings.Autoscaling(scaler=f"127.0.0.1:{port}"))
+    async with one.scaling.serving(wanted, tmp_path, None) as work:
+        assert not work
+        with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}.*choose another --scaler"):
+            async with one.scaling.serving(wanted, tmp_path, None):
+                pass
+    with pytest.raises(UserError, match="write HOST:PORT"):
+        _where("unix:/run/x")
+    assert _where("[::1]:6443") == ("::1", 6443)

@@ -9,9 +9,11 @@ from aiohttp.test_utils import TestServer
 
 from penstock.sim.engine import EngineSettings
 from penstock.sim.server import SimServer, SimSettings
-from picker.exporters import Exporters
+from picker.exporters import Exporters, measured
 from picker.signals import Signals
 from tests.e2e.waiting import until
+from tests.picker._views import profile
+from tests.picker.test_picker import pool
 from xds_server.model.exporter import Exporter
 from xds_server.model.graph import Endpoint
 
@@ -116,3 +118,10 @@ def test_where_exporters_are() -> None:
     assert Exporter(9400).url("10.0.0.1", 8000, "") == "http://10.0.0.1:9400/metrics"
     assert Exporter(0, "/dcgm").url("fd00::1", 8000, "") == "http://[fd00::1]:8000/dcgm"
     assert Exporter(9400, on_node=True).url("10.0.0.1", 8000, "192.0.2.1") == "http://192.0.2.1:9400/metrics"
+
+
+def test_a_pool_goes_before_its_profile() -> None:
+    configured = profile({"type": "dcgm-data-source", "parameters": {"port": 9401, "interval": "5s"}})
+    pools = [pool(name="a"), pool(name="b", exporter=Exporter(9400)), pool(name="c")]
+    found = measured(pools, lambda name: None if name == "ns/c" else configured)
+    assert found == [("ns", Exporter(9401, interval=5.0), ()), ("ns", Exporter(9400), ())]
