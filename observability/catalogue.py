@@ -84,6 +84,8 @@ TYPE_URL = Label("type_url", "xDS resource type, short", XDS_TYPES)
 XDS_TYPE = Label("type", "xDS resource type, short", XDS_TYPES)
 KIND = Label("kind", "Kubernetes kind of the object")
 VERSION = Label("version", "of Penstock")
+API = Label("api", "by which an autoscaler asks", ("external_metrics", "keda"))
+SERVED = Label("result", "`unknown`: the figures were stale, so it got an error", ("ok", "unknown", "refused"))
 
 _declared: list[Metric] = []
 
@@ -225,6 +227,33 @@ ENDPOINT_SCRAPE_AGE_SECONDS = _gauge(
     ENDPOINT,
 )
 ENDPOINT_SCRAPE_ERRORS_TOTAL = _counter("endpoint_scrape_errors_total", "", "Scrapes that failed.", POOL, ENDPOINT)
+
+# What autoscalers are told, also by the external metrics API and to KEDA. Absent while it is not known: never zero for unknown.
+POOL_WAITING_REQUESTS = _gauge(
+    "pool_waiting_requests", "requests", "Requests that wait for the pool: in this gateway, and in the servers.", POOL
+)
+POOL_INFLIGHT_REQUESTS = _gauge(
+    *("pool_inflight_requests", "requests", "Requests that this gateway holds for the pool: waiting here, or sent."),
+    POOL,
+)
+POOL_TOKEN_BACKLOG_SECONDS = _gauge(
+    "pool_token_backlog_seconds",
+    "seconds",
+    "What waits over the learned speed of the pool: until the first token of a request that comes now, its own prefill apart.",
+    POOL,
+)
+POOL_DESIRED_REPLICAS = _gauge(
+    "pool_desired_replicas", "", "Pods that the pool should have: the most that any of its signals asks for.", POOL
+)
+AUTOSCALE_SERVED_TOTAL = _counter(
+    "autoscale_served_total", "", "Times that an autoscaler asked for a figure, and whether it got one.", API, SERVED
+)
+ENDPOINT_ACCELERATOR_UTILIZATION = _gauge(
+    "endpoint_accelerator_utilization",
+    "ratio",
+    "How busy the endpoint's accelerators are, mean; absent where nothing tells it.",
+    *(POOL, ENDPOINT),
+)
 
 PICKS_TOTAL = _counter("picks_total", "requests", "Times that the endpoint was the first choice.", POOL, ENDPOINT)
 SCHEDULE_DURATION_SECONDS = _histogram(

@@ -204,6 +204,16 @@ def scorers_option(command: argparse.ArgumentParser) -> None:
     )
 
 
+def scaler_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--scaler",
+        type=address,
+        default=None,
+        metavar="ADDRESS",
+        help="serve KEDA's external scaler here (default: not)",
+    )
+
+
 def about_requests(given: argparse.Namespace) -> dict[str, Any]:
     """As fields of Settings."""
     named = ("telemetry", "request_log", "request_log_rate", "max_body", "picker_timeout", "scorers")

@@ -1,4 +1,6 @@
-"""The command line: `penstock run | controller | attach | demo | sim | translate | replay | bootstrap | dashboards | verify`."""
+"""The command line: `penstock run | controller | attach | demo | sim | translate | replay | bootstrap`, and for telemetry
+`dashboards | verify | autoscale`.
+"""
 
 import argparse
 import json
@@ -8,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from penstock import controller, monitoring
+from penstock import autoscale, controller, monitoring
 from penstock.arguments import (
     Parser,
     about_requests,
@@ -18,11 +20,12 @@ from penstock.arguments import (
     listen_options,
     rate,
     request_options,
+    scaler_option,
     scorers_option,
     seconds,
 )
 from penstock.process import UserError, calm_garbage_collection, go, until_signal
-from penstock.settings import Proxy, Settings
+from penstock.settings import Autoscaling, Proxy, Settings
 from xds_server.bootstrap import bootstrap
 
 _SIM = "sim"  # has its own parser, in penstock.sim.cli
@@ -45,6 +48,9 @@ def parser() -> Parser:
     monitoring.dashboards_options(commands.add_parser("dashboards", help="boards and alerts in Cloud Monitoring"))
     monitoring.verify_options(
         commands.add_parser("verify", help="whether every panel and alert has data in a Prometheus")
+    )
+    autoscale.options(
+        commands.add_parser("autoscale", help="what autoscalers are told of a pool, and manifests for them")
     )
     _bootstrap(commands.add_parser("bootstrap", help="print the bootstrap for an Envoy of an existing fleet"))
     return made
@@ -99,8 +105,9 @@ def _run(command: Parser) -> None:
         type=address,
         default="127.0.0.1:9090",
         metavar="ADDRESS",
-        help="/metrics, /status, /readyz (default: %(default)s)",
+        help="/metrics, /status, /autoscale, /readyz (default: %(default)s)",
     )
+    scaler_option(command)
     request_options(command)
     option("-v", "--verbose", action="store_true", help="log more")
     command.set_defaults(act=lambda given: go(_serve(given), verbose=given.verbose))
@@ -199,6 +206,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         proxy=Proxy(start=not given.no_envoy, workers=given.workers, admin=given.admin),
         xds=tuple(given.xds),
         picker=given.picker or "",
+        autoscaling=Autoscaling(scaler=given.scaler or ""),
         **about_requests(given),
     )
 

@@ -61,6 +61,9 @@ class Joined:
     credentials: Callable[[], Any]  # new grpc.ServerCredentials: each serves one port
     identify: Identify
     trust: Trust  # for the Envoys, of this process
+    api: Api
+    certificate: authority.ServerCertificate  # of this replica
+    authority: bytes  # PEM: what it is known by
     work: tuple[Callable[[], Coroutine[Any, Any, Any]], ...]
     changed: asyncio.Event  # proxies, or what they refuse
     pools: Callable[
@@ -143,6 +146,9 @@ async def joined(
             credentials=certificate.credentials,
             identify=_admission(api, graphs),
             trust=trust(infrastructure),
+            api=api,
+            certificate=certificate,
+            authority=keys.certificate,
             work=(),
             changed=asyncio.Event(),
             pools=_Pools(graphs),

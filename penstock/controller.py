@@ -8,9 +8,9 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from penstock.arguments import Parser, about_requests, address, count, request_options
+from penstock.arguments import Parser, about_requests, address, count, request_options, scaler_option
 from penstock.process import go
-from penstock.settings import Kubernetes, Proxy, Settings
+from penstock.settings import Autoscaling, Kubernetes, Proxy, Settings
 from xds_server.infrastructure import Infrastructure
 
 Serve = Callable[[Settings], Awaitable[int]]
@@ -27,6 +27,7 @@ def options(command: Parser, serve: Serve) -> None:
     whereabouts(command)
     _about_this_replica(command)
     _about_envoys(command)
+    _about_autoscalers(command)
     request_options(command)
     command.add_argument("-v", "--verbose", action="store_true", help="log more")
     command.set_defaults(act=lambda given: go(serve(settings(given)), verbose=given.verbose))
@@ -78,7 +79,7 @@ def _about_this_replica(command: Parser) -> None:
         type=address,
         default="0.0.0.0:9090",
         metavar="ADDRESS",
-        help="/metrics, /status, /readyz (default: %(default)s)",
+        help="/metrics, /status, /autoscale, /readyz (default: %(default)s)",
     )
 
 
@@ -117,6 +118,19 @@ def _about_envoys(command: Parser) -> None:
         default=_DEFAULT.service_type,
         help="of each Gateway's Service (default: %(default)s)",
     )
+
+
+def _about_autoscalers(command: Parser) -> None:
+    option = command.add_argument
+    option(
+        "--external-metrics",
+        type=address,
+        default=None,
+        metavar="ADDRESS",
+        help="serve external.metrics.k8s.io here, for HorizontalPodAutoscalers, over TLS (default: not)",
+    )
+    scaler_option(command)
+    option("--scaler-tls", action="store_true", help="the scaler has a certificate of our authority")
 
 
 async def attach(given: argparse.Namespace) -> int:
@@ -158,5 +172,6 @@ def settings(given: argparse.Namespace) -> Settings:
             ),
         ),
         proxy=Proxy(start=False),
+        autoscaling=Autoscaling(given.external_metrics or "", given.scaler or "", given.scaler_tls),
         **about_requests(given),
     )

@@ -28,13 +28,14 @@ from observability.log import RequestLog
 from observability.record import Recorder, load_samples
 from observability.registry import Registry, Sample
 from observability.server import application
-from penstock import envoy, export
+from penstock import autoscaling, envoy, export
 from penstock.cluster import Joined, joined
 from penstock.process import UserError
 from penstock.report import Report
 from penstock.settings import Kubernetes, Settings
 from picker import own_scorers
 from picker.completions import access_log_handler
+from picker.exporters import Exporters, measured
 from picker.facts import Decision, Outcome
 from picker.inflight import LogEntry
 from picker.picker import Picker
@@ -76,6 +77,7 @@ class Gateway:
         self.recorder = Recorder(self.registry)
         self.signals = Signals()
         self.scraper = Scraper(self.signals)
+        self.exporters = Exporters(self.signals)
         self.decisions = Decisions(settings.decisions_rate, header=settings.explain)
         self.picker = Picker(self.signals, own=own_scorers.own(settings.scorers), records=self.decisions)
         self.wake: Callable[[], None] = lambda: None  # requests that wait: something has changed that may let them go
@@ -87,6 +89,7 @@ class Gateway:
         self._version = version("penstock")  # reads a file: not at every scrape
         self.registry.collect(self._samples)
         self.registry.collect(usage.collect)
+        self.autoscaling = autoscaling.Autoscaling(self.picker, self.graphs, self.registry)
 
     def addresses(self) -> str:
         """Where the gateway, Envoy's admin and the telemetry are."""
@@ -165,6 +168,7 @@ class Gateway:
         self.picker.update(graph.pools)
         self.signals.update({name: pool.endpoints for name, pool in graph.pools.items()})
         self.scraper.update(endpoint for pool in graph.pools.values() for endpoint in pool.endpoints)
+        self.exporters.update(measured(graph.pools.values(), self.picker.profile))
         self.recorder.configured(graph.pools.values())
         self.serving.set(True)
         self.wake()
@@ -202,6 +206,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         exporting = await export.opened(settings, gateway.registry)
         for observe in exporting.observe:
             gateway.watch(observe)
+        telling = await stack.enter_async_context(gateway.autoscaling.serving(settings, folder, cluster))
         log_to = stack.enter_context(_stream(settings.request_log)) if settings.request_log else None
         tasks = await stack.enter_async_context(_cancelled())  # ends first: the last lines are written to an open file
         for work in (
@@ -217,9 +222,11 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             ),
             _follow(gateway),
             gateway.scraper.run(),
+            gateway.exporters.run(),
             _heal(gateway),
             _measure_lag(gateway.registry),
             *(work() for work in exporting.work),
+            *(work() for work in telling),
         ):
             tasks.create_task(work)
         if log_to:
@@ -363,6 +370,7 @@ async def _serve_telemetry(gateway: Gateway, stack: AsyncExitStack) -> None:
         view=report.view,
         aliases=aliases,
     )
+    gateway.autoscaling.add_page(app)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

@@ -62,6 +62,19 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True)
+class Autoscaling:
+    """Where autoscalers ask, "host:port" each; "" where they do not."""
+
+    external_metrics: str = ""  # the aggregated API external.metrics.k8s.io; in a cluster only
+    scaler: str = ""  # KEDA's external scaler
+    scaler_tls: bool = False  # with a certificate of our authority; in a cluster only
+
+    @property
+    def addresses(self) -> str:
+        return ", ".join(filter(None, (self.scaler, self.external_metrics)))
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Addresses are "host:port" or "unix:PATH"."""
 
@@ -71,8 +84,9 @@ class Settings:
     proxy: Proxy = Proxy()
     xds: tuple[str, ...] = ()  # more addresses for Envoys elsewhere; ours uses a unix socket
     picker: str = ""  # where those Envoys reach the picker and the access log; "" where there are none
-    telemetry: str = "127.0.0.1:9090"  # /metrics, /status, /readyz
+    telemetry: str = "127.0.0.1:9090"  # /metrics, /status, /console, /autoscale, /readyz
     metric_aliases: tuple[str, ...] = ()  # families of names, see observability/aliases.py
+    autoscaling: Autoscaling = Autoscaling()
     request_log: str = ""  # a file, "-" for standard output, "" for none
     request_log_rate: float = 1.0  # of the successes; errors are always logged
     decisions: str = ""  # the log of decision records: a file, "-" for standard output, "" for none

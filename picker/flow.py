@@ -48,7 +48,7 @@ def causes(loads: Sequence[Load], now: float, thresholds: Thresholds, queued: in
         "gateway_queue": queued / thresholds.queue / count,
         "kv_cache": sum(load.kv_usage for load in fresh) / thresholds.kv_usage / count,
         "inflight": sum(load.inflight for load in loads) / MAX_CONCURRENCY / count,
-        "utilization": sum(load.utilization for load in fresh) / count,
+        "utilization": sum(load.utilization or 0.0 for load in fresh) / count,
     }
 
 

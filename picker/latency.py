@@ -49,6 +49,7 @@ class Speed:
     trust: float = 1.0  # the share of the predicted cached tokens that the server really has
     foreign: float = 0.0  # requests there that are not ours, on the average
     ahead: float = _GUESS[4]  # for each kilotoken of others whose prefill has not ended
+    ended: int = 0  # requests that `seconds` was learned from
 
     def prefill(self, uncached_tokens: float, inflight: float, now: float, ahead: float = 0.0) -> float:
         """Until the first token, once there is a slot; `inflight` are the others, `ahead` kilotokens of them not prefilled."""
@@ -210,7 +211,13 @@ class Latency:
         known = self._endpoints.get(endpoint)
         if known is None:
             weights = self._prior(endpoint, pool)
-            return Speed(weights[:4], seconds=pool.seconds.value, cold=pool.cold.value, ahead=weights[4])
+            return Speed(
+                weights[:4],
+                seconds=pool.seconds.value,
+                cold=pool.cold.value,
+                ahead=weights[4],
+                ended=pool.seconds.count,
+            )
         if known.speed is None or known.speed.cold != pool.cold.value:
             known.speed = Speed(
                 known.fit.weights[:4],
@@ -223,6 +230,7 @@ class Latency:
                 known.trust.value,
                 known.foreign.value,
                 known.fit.weights[4],
+                known.seconds.count or pool.seconds.count,
             )
         return known.speed
 

@@ -31,7 +31,7 @@ class Load:
     inflight: int = 0  # requests that the gateway has sent there and that have not ended
     inflight_tokens: int = 0  # their uncached prompt tokens
     inflight_at_scrape: int = 0  # `inflight` when the figures above were taken
-    utilization: float = 0.0  # of the accelerator, in [0, 1]; 0 too where the page does not say
+    utilization: float | None = None  # of the accelerators, in [0, 1]; None where nothing says it
     speed: Speed = GUESS  # as learned from the requests that ended
     prefill: tuple[float, float, float] = (0.0, 0.0, 0.0)  # kilotokens of ours, as of then, and when none will be left
     resting: float = -math.inf  # it failed: a time.monotonic() value before which it gets nothing, see health.py
@@ -165,12 +165,12 @@ def parse(page: bytes, engine: str = "", now: float = -math.inf) -> Load:
     )
 
 
-def _utilization(page: bytes) -> float:
-    """The mean over the accelerators of the page, in [0, 1]; 0 where it names none."""
+def _utilization(page: bytes) -> float | None:
+    """The mean over the accelerators of the page, in [0, 1]; None where it names none."""
     if b"DCGM_FI_DEV_GPU_UTIL" not in page and b"duty_cycle" not in page:  # 20 times as fast as the search
-        return 0.0
+        return None
     found = [percent for text in _UTILIZATION.findall(page) if (percent := _percent(text)) is not None]
-    return min(sum(found) / len(found) / 100.0, 1.0) if found else 0.0
+    return min(sum(found) / len(found) / 100.0, 1.0) if found else None
 
 
 def _percent(text: bytes) -> float | None:

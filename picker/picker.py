@@ -4,13 +4,14 @@ It joins the stages (admission, candidates, prefixes, pick) and owns what is lea
 between two requests. A request for which no endpoint has room waits, and is picked for when one has: `poll`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
+from types import MappingProxyType
 from typing import Literal, Protocol
 
-from picker import flow, limits, room, schedule
+from picker import demand, flow, limits, room, schedule
 from picker.ask import NO_OBJECTIVE, Answer, Ask, Denied, Waiting, denied, objective_of, target_model
 from picker.errors import NoEndpoint
 from picker.facts import Decision, Reason, Refused
@@ -84,6 +85,7 @@ class Picker:
         self._states: dict[str, State] = {}
         self._waiting: dict[str, State] = {}  # by the id of the Ask
         self._answers: dict[str, Answer] = {}  # of those that waited, until `poll`
+        self.on_starved: Callable[[str], None] = lambda _: None  # a request waits for this pool, which has no endpoint
 
     def update(self, pools: Mapping[str, Pool]) -> None:
         """The pools that exist now, by "ns/name". What was learned of pools and endpoints that stay is kept."""
@@ -123,6 +125,11 @@ class Picker:
         loads = self._signals.loads(state.pool.name)
         found = [loads.get(str(endpoint), NO_LOAD) for endpoint in state.pool.endpoints]
         return found, now, state.profile.thresholds, len(state.flow)
+
+    def demand(self, pool: str, now: float, labels: Mapping[str, str] = MappingProxyType({})) -> demand.Demand | None:
+        """The work that there is, for autoscalers, of the pods with these labels; None for a pool that does not exist."""
+        state = self._states.get(pool)
+        return None if state is None else demand.measure(state, self._signals.loads(pool), now, labels)
 
     def decide(self, ask: Ask) -> Answer | Waiting:
         """One request in; one decision or refusal out, or the promise of one."""
@@ -236,6 +243,8 @@ class Picker:
         if others and ask.id in self._waiting:
             self._dispatch(state, now)
         found = self._answers.pop(ask.id, None)
+        if found is None and not serving:
+            self.on_starved(state.pool.name)
         return Waiting(ask.id, item.until) if found is None else found
 
     def _item(self, wish: Wish) -> Item:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from picker import scorers as functions
 from picker.errors import ConfigError
 from picker.plugins import own as own_scorer
+from picker.plugins.accelerators import SOURCES
 from picker.plugins.admitters import ADMITTERS, Shed
 from picker.plugins.filters import FILTERS
 from picker.plugins.flow_control import DETECTORS, POLICIES, Detector, Flow, Thresholds
@@ -25,6 +26,7 @@ from picker.plugins.scorers import SCORERS
 from picker.scorers import Filter, Picker, Scorer
 from picker.stage import Learns, Profile
 from picker.ttft import least_predicted_ttft
+from xds_server.model.exporter import Exporter
 
 __all__ = ("API_VERSIONS", "DEFAULT", "Own", "Thresholds", "read")
 
@@ -55,6 +57,7 @@ class _Found:
     detectors: dict[str, Detector] = field(default_factory=dict)
     policies: dict[str, str] = field(default_factory=dict)
     sheds: dict[str, Shed] = field(default_factory=dict)
+    exporters: dict[str, Exporter] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)  # of all plugins
     notes: list[str] = field(default_factory=list)
 
@@ -89,6 +92,7 @@ def read(content: Mapping[str, Any], own: Own | None = None) -> Profile:
         after=tuple(one.after for one in every if isinstance(one, Learns)),
         limits=bounds,
         shed=next(iter(found.sheds.values()), None),
+        exporter=next(iter(found.exporters.values()), None),
         guarded=tuple(one for one in found.scorers.values() if isinstance(one, Guarded)),
     )
 
@@ -150,6 +154,7 @@ def _plugin(where: str, plugin: Any, found: _Found, own: Own | None) -> None:
         _made(DECIDERS, found.deciders, kind, name, at, parameters),
         _made(DETECTORS, found.detectors, kind, name, at, parameters),
         _made(ADMITTERS, found.sheds, kind, name, at, parameters),
+        _made(SOURCES, found.exporters, kind, name, at, parameters),
     ]
     if not any(known):
         raise ConfigError(f"{where}.type", f"the plugin {kind!r} is not supported; {_nearest(kind)}")
@@ -168,7 +173,9 @@ def _made(
 
 
 def _nearest(kind: str) -> str:
-    every = sorted({*FILTERS, *SCORERS, *PICKERS, *HANDLERS, *DECIDERS, *DETECTORS, *ADMITTERS, own_scorer.KIND})
+    every = sorted(
+        {*FILTERS, *SCORERS, *PICKERS, *HANDLERS, *DECIDERS, *DETECTORS, *ADMITTERS, *SOURCES, own_scorer.KIND}
+    )
     near = get_close_matches(kind[:100], [*every, *BUILT_IN, *APPROXIMATED, *POLICIES], 1)
     meant = f"did you mean {near[0]!r}? Else remove it" if near else "remove it"
     return f"{meant}, or use one of: {', '.join(every)}"

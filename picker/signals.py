@@ -44,6 +44,7 @@ class Signals:
         self._figures: dict[str, Load] = {}  # as scraped
         self._asked: dict[str, int] = {}  # what was in flight when the scrape that runs was sent
         self._at_scrape: dict[str, int] = {}  # what was in flight when the figures were taken
+        self._accelerators: dict[str, float] = {}  # as exporters say, in [0, 1]
         self.failures: dict[str, int] = {}  # scrapes that failed, ever, of the endpoints that there are
         self._busy: set[str] = set()
         self._loads: dict[str, dict[str, Load]] = {}  # pool -> endpoint -> merged
@@ -58,7 +59,7 @@ class Signals:
             for key in found:
                 of.setdefault(key, []).append(pool)
         self._pools = {key: tuple(names) for key, names in of.items()}
-        for known in (self._figures, self._asked, self._at_scrape, self.failures, self._prefills):
+        for known in (self._figures, self._asked, self._at_scrape, self.failures, self._prefills, self._accelerators):
             for gone in known.keys() - of.keys():
                 del known[gone]
         self.latency.update(keys)
@@ -150,6 +151,14 @@ class Signals:
         self.on_scrape()
         return known.errors + 1
 
+    def accelerated(self, endpoint: str, utilization: float | None) -> None:
+        """How busy the endpoint's accelerators are, says an exporter beside it; None: it does not say, or not any more."""
+        if utilization is None:
+            self._accelerators.pop(endpoint, None)
+        elif endpoint in self._pools:
+            self._accelerators[endpoint] = utilization
+        self._changed(endpoint)
+
     def contended(self, endpoint: str) -> bool:
         """It has requests in flight, or requests of others wait there: worth a fresh look."""
         return self.inflight.count(endpoint) > 0 or self._figures.get(endpoint, _UNKNOWN).waiting > 0
@@ -205,7 +214,8 @@ class Signals:
         counts = inflight.count(endpoint), inflight.tokens(endpoint), at_scrape
         prefill = self._prefills.get(endpoint, _UNKNOWN.prefill) if counts[0] else _UNKNOWN.prefill
         speed, resting = self.latency.speed(endpoint), self.health.until(endpoint)
-        return _with(figures, figures.errors, *counts, speed, prefill, resting)
+        accelerators = self._accelerators.get(endpoint, figures.utilization)
+        return _with(figures, figures.errors, *counts, speed, prefill, resting, accelerators)
 
 
 def _with(
@@ -217,6 +227,7 @@ def _with(
     speed: Speed = GUESS,
     prefill: tuple[float, float, float] = _UNKNOWN.prefill,
     resting: float = _UNKNOWN.resting,
+    utilization: float | None = None,
 ) -> Load:
     """dataclasses.replace takes three times as long."""
     return Load(
@@ -233,7 +244,7 @@ def _with(
         inflight,
         tokens,
         at_scrape,
-        figures.utilization,
+        figures.utilization if utilization is None else utilization,
         speed,
         prefill,
         resting,

@@ -10,6 +10,7 @@ from picker.plugins.admitters import Shed
 from picker.plugins.flow_control import Thresholds
 from picker.plugins.own import Guarded
 from picker.scorers import Filter, Picker, Scorer, View
+from xds_server.model.exporter import Exporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Profile:
     after: "tuple[After, ...]" = ()  # told where each request went
     limits: Limits = limits.DEFAULT  # of flow control
     shed: Shed | None = None  # whom to refuse of negative priority, beside flow control
+    exporter: Exporter | None = None  # of the accelerators
     guarded: tuple[Guarded, ...] = ()  # the user's own scorers, which may have problems
     name: str = ""  # in its file
 

@@ -30,7 +30,7 @@ def predict(view: View) -> list[float]:
         speed, inflight = load.speed, load.inflight + load.speed.foreign
         uncached = prompt - min(matched * BLOCK_TOKENS, prompt) * speed.trust
         seconds = speed.prefill(uncached, inflight, now, load.ahead(now) if load.prefill[2] > now else 0.0)
-        if load.utilization > 0.0:  # a busy accelerator is slow, until we know how slow it is
+        if load.utilization:  # a busy accelerator is slow, until we know how slow it is
             seconds *= 1.0 + load.utilization * _NOT_YET_LEARNED / (_NOT_YET_LEARNED + speed.seen)
         if inflight + 1.0 > speed.slots:
             seconds += speed.wait(inflight)

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from observability.autoscaling.external_metrics import API_SERVICE, GROUP
+from observability.autoscaling.signals import BY_METRIC
 from penstock import controller
 from penstock.cli import parser
 from penstock.cluster import AUTHORITY
-from penstock.settings import Kubernetes
+from penstock.settings import Autoscaling, Kubernetes
+from xds_server.authority import service_names
 from xds_server.infrastructure import Infrastructure
 from xds_server.sources.yaml import chunks, load_yaml
 from xds_server.status import FIELDS
@@ -31,6 +34,12 @@ VARIANTS = {
     "exporting": (
         *("export.cloudMonitoring.enabled=true", "export.cloudMonitoring.project=p", "export.otlp.enabled=true"),
         *("export.otlp.endpoint=http://collector:4318", "extraEnv[0].name=OTEL_SERVICE_NAME", "extraEnv[0].value=edge"),
+    ),
+    "autoscaling": (
+        "autoscaling.externalMetrics.enabled=true",
+        "autoscaling.keda.enabled=true",
+        "autoscaling.keda.tls=true",
+        "watchNamespaces={team-a}",
     ),
     "watching": ("rbac.secrets=watch", "replicas=1", "networkPolicy.enabled=false"),
 }
@@ -205,7 +214,57 @@ def test_the_parts_find_each_other() -> None:
     for each in found:
         for subject in each.get("subjects", ()):
             assert (subject["name"], subject["namespace"]) == (account, SYSTEM)
+    assert "APIService" not in {each["kind"] for each in found}
     assert "PodDisruptionBudget" not in {each["kind"] for each in rendered("replicas=1")}
+
+
+AUTOSCALING = ("autoscaling.externalMetrics.enabled=true", "autoscaling.keda.enabled=true")
+
+
+@helm
+def test_autoscalers_find_us_where_they_may_ask() -> None:
+    found = rendered(*AUTOSCALING)
+    container = one(found, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    told = controller.settings(parser().parse_args(container["args"])).autoscaling
+    assert told == Autoscaling("0.0.0.0:6443", "0.0.0.0:9095", scaler_tls=False)
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert (ports["ext-metrics"], ports["scaler"]) == (6443, 9095)
+    service, replicas = [each["spec"] for each in found if each["kind"] == "Service"]
+    assert {port["targetPort"] for port in service["ports"]} == set(ports)
+    assert {port["targetPort"] for port in replicas["ports"]} == {"picker", "telemetry"}  # they ask each other
+    spec = one(found, "APIService")["spec"]
+    assert one(found, "APIService")["metadata"]["name"] == API_SERVICE
+    assert spec["service"] == {"name": "penstock", "namespace": SYSTEM, "port": 443}
+    assert 443 in {port["port"] for port in service["ports"] if port["targetPort"] == "ext-metrics"}
+    assert f"penstock.{SYSTEM}.svc" in service_names(spec["service"]["name"], spec["service"]["namespace"])
+
+
+@helm
+def test_every_external_metric_may_be_read_by_who_scales() -> None:
+    found = rendered(*AUTOSCALING)
+    (rule,) = [each for each in rules(found, "ClusterRole") if each["apiGroups"] == [GROUP]]
+    assert sorted(rule["resources"]) == sorted(BY_METRIC)
+    (subject,) = [one for each in found for one in each.get("subjects", ()) if one["namespace"] != SYSTEM]
+    assert (subject["name"], subject["namespace"]) == ("horizontal-pod-autoscaler", "kube-system")
+
+
+@helm
+def test_the_api_server_knows_us_by_our_authority_unless_it_is_not_to_ask() -> None:
+    assert "insecureSkipTLSVerify" not in one(rendered(*AUTOSCALING), "APIService")["spec"]
+    (rule,) = [each for each in rules(rendered(*AUTOSCALING), "ClusterRole") if "apiservices" in each["resources"]]
+    assert (rule["resourceNames"], rule["verbs"]) == ([API_SERVICE], ["get", "patch"])
+    skipped = rendered(*AUTOSCALING, "autoscaling.externalMetrics.insecureSkipTLSVerify=true")
+    assert one(skipped, "APIService")["spec"]["insecureSkipTLSVerify"] is True
+    assert not verbs(skipped, "ClusterRole", "apiservices")
+
+
+@helm
+def test_replicas_may_ask_each_other_whoever_may_scrape() -> None:
+    found = rendered("networkPolicy.telemetryFrom[0].namespaceSelector.matchLabels.name=monitoring")
+    rule = one(found, "NetworkPolicy")["spec"]["ingress"][1]
+    assert [next(iter(peer)) for peer in rule["from"]] == ["podSelector", "namespaceSelector"]
+    pod = one(found, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert rule["from"][0]["podSelector"]["matchLabels"].items() <= pod.items()
 
 
 def test_the_image_runs_as_nobody_and_the_command_is_ours() -> None:

@@ -133,6 +133,16 @@ class Page:
         return "# TYPE vllm:cache_config_info gauge", f"vllm:cache_config_info{{{pairs}}} 1.0"
 
 
+def accelerator(engine: Engine) -> str:
+    """The page of a DCGM exporter beside the server: one GPU, as busy as the batch is full."""
+    busy = 100 * engine.running // max(engine.settings.max_num_seqs, 1)
+    name, labels = (
+        "DCGM_FI_DEV_GPU_UTIL",
+        'gpu="0",UUID="GPU-sim",device="nvidia0",modelName="simulated",Hostname="sim"',
+    )
+    return f"# TYPE {name} gauge\n{name}{{{labels}}} {busy}\n"
+
+
 def escaped(value: str) -> str:
     """A label's value as the text format wants it."""
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

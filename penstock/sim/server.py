@@ -17,7 +17,7 @@ from aiohttp import web
 from penstock.sim import api, tokens
 from penstock.sim.engine import Engine, EngineSettings, Full, Job, Progress
 from penstock.sim.faults import Fault, Faults
-from penstock.sim.metrics import CONTENT_TYPE, Page
+from penstock.sim.metrics import CONTENT_TYPE, Page, accelerator
 
 SERVER_HEADER = "x-sim-server"
 FAIL_HEADER = "x-sim-fail"
@@ -84,6 +84,7 @@ class SimServer:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/dcgm", self._accelerator)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/v1/chat/completions", self._completions)
@@ -280,6 +281,9 @@ class SimServer:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(text=self._page.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def _accelerator(self, _: web.Request) -> web.Response:
+        return web.Response(text=accelerator(self.engine), headers={"content-type": CONTENT_TYPE})
 
     async def _models(self, _: web.Request) -> web.Response:
         settings = self.settings

@@ -25,6 +25,7 @@ ATTRIBUTES: Mapping[str, Callable[[View, int], float | None]] = {
     "WaitingQueueSize": lambda view, i: waiting(view.loads[i]) if view.known[i] else None,
     "RunningRequestsSize": lambda view, i: running(view.loads[i]) if view.known[i] else None,
     "KVCacheUsagePercent": lambda view, i: view.loads[i].kv_usage if view.known[i] else None,
+    "GPUUtilization": lambda view, i: view.loads[i].utilization,
     "InFlightRequests": lambda view, i: float(view.loads[i].inflight),
     "InFlightTokens": lambda view, i: float(view.loads[i].inflight_tokens),
 }

@@ -21,6 +21,7 @@ BUILT_IN: Mapping[str, str] = {
     "metrics-data-source": "endpoints are scraped on their own port, more often the busier they are",
     "core-metrics-extractor": "the metrics of vLLM, SGLang, TensorRT-LLM and Triton are known",
     "models-data-source": "models are known by the metrics of their adapters",
+    "dcgm-extractor": "what a dcgm-data-source says is known",
     "models-data-extractor": "models are known by the metrics of their adapters",
     "model-server-protocol-models": "models are known by the metrics of their adapters",
     "topology-extractor": "host and zone are the node's; rack and region are the pod's labels topology.kubernetes.io/*",
@@ -47,14 +48,8 @@ APPROXIMATED: Mapping[str, str] = {
 _CLUSTERS = (
     "endpoints in other clusters are not picked here; remove it, and give each cluster a backend of an HTTPRoute"
 )
-_DCGM = (
-    "GPU figures of DCGM are not scraped; remove it, and what reads its attribute: kv-cache-utilization-scorer, queue-scorer "
-    "and latency-scorer read what the servers say themselves"
-)
 
 REFUSED: Mapping[str, str] = {
-    "dcgm-data-source": _DCGM,
-    "dcgm-extractor": _DCGM,
     "file-discovery": "endpoints come from the InferencePool; remove it, and list them in an InferencePool or EndpointSlices",
     "p2p-source-producer": "KV caches are not pulled from peers on our word; remove it",
     "request-attribute-reporter": "expressions over usage are not evaluated; remove it: token counts are metrics and log fields",

@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("PENSTOCK_SHARED", ROOT.parent / "shared"))
 CLUSTER = Path(os.environ.get("PENSTOCK_CLUSTER", SHARED / "cluster" / "cluster"))
 CRDS = ("gateway-api-1.7.0-experimental.yaml", "inference-extension-1.6.yaml", "llm-d-0.10.yaml")
-IMAGES = {"*penstock:*": "penstock", "*envoyproxy/envoy:*": "envoy"}
+# A program may stand for ours, such as one that runs another checkout.
+IMAGES = {"*penstock:*": os.environ.get("PENSTOCK_PROGRAM", "penstock"), "*envoyproxy/envoy:*": "envoy"}
 NAMESPACE = "penstock-system"
 CHART = ROOT / "deploy" / "charts" / "penstock"
 # On one small machine; an answer of a test takes no half minute to drain.

@@ -52,9 +52,11 @@ def test_every_option_of_run_reaches_the_settings() -> None:
         *("--telemetry", "h:3", "--request-log", "", "--request-log-rate", "0.5", "--max-body", "64Ki"),
         *("--decisions", "d.jsonl", "--decisions-rate", "0.1", "--explain", "header"),
         *("--picker-timeout", "0.25", "--scorers", "s", "--listen", "0.0.0.0", "--listen", "80=[::1]:8080"),
+        *("--scaler", "h:4"),
     )
     assert (found.proxy.start, found.proxy.workers, found.proxy.admin) == (False, 3, "unix:/a")
     assert (found.xds, found.picker, found.telemetry) == (("[::1]:1", "unix:/x"), "h:2", "h:3")
+    assert (found.autoscaling.scaler, found.autoscaling.addresses) == ("h:4", "h:4")
     assert (found.request_log, found.request_log_rate) == ("", 0.5)
     assert (found.decisions, found.decisions_rate, found.explain) == ("d.jsonl", 0.1, True)
     assert (found.max_body, found.picker_timeout, found.scorers) == (65536, 0.25, Path("s"))

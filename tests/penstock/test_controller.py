@@ -4,6 +4,7 @@ import pytest
 
 from penstock import controller
 from penstock.cli import parser
+from penstock.settings import Autoscaling
 
 
 def settings(*arguments: str) -> controller.Settings:
@@ -29,3 +30,10 @@ def test_what_is_made_for_gateways_is_the_operators_choice() -> None:
     made = found.kubernetes.infrastructure
     assert (made.replicas, made.service_type) == (3, "ClusterIP")
     assert (found.kubernetes.watch, found.kubernetes.provision) == (("a",), False)
+
+
+def test_autoscalers_are_served_where_the_operator_says() -> None:
+    assert settings().autoscaling == Autoscaling()
+    found = settings("--external-metrics", "0.0.0.0:6443", "--scaler", "0.0.0.0:9095", "--scaler-tls").autoscaling
+    assert found == Autoscaling("0.0.0.0:6443", "0.0.0.0:9095", scaler_tls=True)
+    assert found.addresses == "0.0.0.0:9095, 0.0.0.0:6443"

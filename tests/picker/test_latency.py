@@ -203,6 +203,7 @@ def test_answers_that_are_not_streamed_teach_how_long_a_slot_is_taken() -> None:
     after = world.latency.speed("a:1")
     assert after.weights == before.weights
     assert after.seconds == pytest.approx(9.0, rel=0.1)
+    assert (after.ended - before.ended, Latency().speed("a:1").ended) == (60, 0)
 
 
 def test_trust_falls_where_nothing_is_cached_and_comes_back() -> None:

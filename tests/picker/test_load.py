@@ -176,10 +176,10 @@ def test_prefills_of_ours_are_done_bit_by_bit() -> None:
         ('duty_cycle_node{accelerator="tpu"} 50 1700000000000\n', 0.5),
         ("duty_cycle 100\n", 1.0),
         ("DCGM_FI_DEV_GPU_UTIL 250\n", 1.0),
-        ("DCGM_FI_DEV_GPU_UTIL NaN\nduty_cycle -1\nduty_cycle 1e\n", 0.0),
-        ("# HELP DCGM_FI_DEV_GPU_UTIL GPU utilization (in %).\nDCGM_FI_DEV_GPU_UTILITY 7\nmy_duty_cycle 9\n", 0.0),
+        ("DCGM_FI_DEV_GPU_UTIL NaN\nduty_cycle -1\nduty_cycle 1e\n", None),
+        ("# HELP DCGM_FI_DEV_GPU_UTIL GPU utilization (in %).\nDCGM_FI_DEV_GPU_UTILITY 7\nmy_duty_cycle 9\n", None),
     ],
 )
-def test_utilization_of_the_accelerators_where_the_page_has_it(lines: str, found: float) -> None:
+def test_utilization_of_the_accelerators_where_the_page_has_it(lines: str, found: float | None) -> None:
     page = "vllm:num_requests_waiting 1\n" + lines
-    assert parse(page.encode()).utilization == pytest.approx(found)
+    assert parse(page.encode()).utilization == (None if found is None else pytest.approx(found))

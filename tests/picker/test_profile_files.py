@@ -8,6 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from picker.errors import ConfigError
+from picker.plugins.accelerators import SOURCES
 from picker.plugins.admitters import ADMITTERS
 from picker.plugins.filters import FILTERS
 from picker.plugins.flow_control import DETECTORS, POLICIES
@@ -29,6 +30,7 @@ TABLES = (
     DECIDERS,
     DETECTORS,
     ADMITTERS,
+    SOURCES,
     POLICIES,
     BUILT_IN,
     APPROXIMATED,

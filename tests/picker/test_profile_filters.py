@@ -66,8 +66,14 @@ def test_attributes() -> None:
     assert keep("LessThan", 9) == keep("NotEqual", 9) == [0]
     assert keep("GreaterThanOrEqual", 9) == keep("GreaterThan", 7) == keep("Equal", 9) == [1]
     assert keep("LessThanOrEqual", 9) == keep("LessThan", 1, fallbackOnEmpty=True) == [0, 1]
-    with pytest.raises(ConfigError, match=r"'GPUUtilization' is not measured here.*InFlightTokens"):
-        a_filter("endpoint-attribute-filter", attribute="GPUUtilization", producer="dcgm-extractor")
+    with pytest.raises(ConfigError, match=r"'GPUTemperature' is not measured here.*InFlightTokens"):
+        a_filter("endpoint-attribute-filter", attribute="GPUTemperature", producer="dcgm-extractor")
+
+
+def test_busy_accelerators_are_passed_over_and_unknown_ones_are_not() -> None:
+    seen = view(A, B, endpoint(3), loads=(fresh(utilization=0.95), fresh(utilization=0.2), fresh()))
+    algorithm = {"type": "threshold", "threshold": {"operator": "LessThanOrEqual", "value": 0.9}}
+    assert a_filter("endpoint-attribute-filter", attribute="GPUUtilization", algorithm=algorithm)(seen) == [1, 2]
 
 
 def test_the_cached_prefix_is_sticky_until_it_is_too_busy() -> None:

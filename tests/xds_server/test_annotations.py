@@ -1,10 +1,11 @@
-"""Annotations of an InferencePool that say how long its requests may wait."""
+"""Annotations of an InferencePool: how long its requests may wait, and where its accelerators are measured."""
 
 import pytest
 
 from tests.xds_server.test_parse import POOL, refused
+from xds_server.model.exporter import Exporter
 from xds_server.parse import parse
-from xds_server.parse.annotations import pool_waiting
+from xds_server.parse.annotations import pool_exporter, pool_waiting
 
 
 @pytest.mark.parametrize("name", ["penstock.dev/queue-ttl", "penstock.dev/ttft-objective"])
@@ -22,3 +23,27 @@ def test_how_long_requests_of_a_pool_may_wait() -> None:
     assert waiting() == (None, None)
     assert waiting(queue_ttl="0s", ttft_objective="500ms") == (0.0, 0.5)
     assert waiting(ttft_objective="0s") == (None, None)
+
+
+ACCELERATORS = "penstock.dev/accelerator-metrics"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("9400", Exporter(9400)),
+        ("9400/gpu/metrics", Exporter(9400, "/gpu/metrics")),
+        ("/dcgm", Exporter(0, "/dcgm")),
+        ("node:9400", Exporter(9400, on_node=True)),
+        (" node:2112/metrics ", Exporter(2112, on_node=True)),
+    ],
+)
+def test_where_accelerators_are_measured(text: str, found: Exporter) -> None:
+    meta = parse({**POOL, "metadata": {"name": "p", "annotations": {ACCELERATORS: text}}}).meta
+    assert pool_exporter(meta) == found
+
+
+@pytest.mark.parametrize("text", ["", "0", "70000", "node:", "node:/metrics", "dcgm:9400", "http://dcgm:9400", "/a b"])
+def test_an_exporter_that_cannot_be_is_refused(text: str) -> None:
+    problem = refused({**POOL, "metadata": {"name": "p", "annotations": {ACCELERATORS: text}}})
+    assert problem.field == f"metadata.annotations[{ACCELERATORS}]" and "DCGM" in str(problem)

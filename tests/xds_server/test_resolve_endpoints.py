@@ -107,6 +107,20 @@ class TestPools:
             Endpoint("10.0.0.1", 8001, "a", rank=0, labels=(("app", "p"),)),
         )
 
+    def test_an_exporter_on_the_node_is_found_by_the_pod_s_host(self) -> None:
+        status = {"podIP": "10.0.0.1", "hostIP": "192.0.2.7"}
+        served = pool("p", annotations={"penstock.dev/accelerator-metrics": "node:9400"})
+        found = graph(served, thing("Pod", "a", {"containers": [{"name": "c"}]}, status=status, labels={"app": "p"}))
+        (endpoint,), exporter = found.pools["d/p"].endpoints, found.pools["d/p"].exporter
+        assert endpoint.host == "192.0.2.7"
+        assert (
+            exporter and exporter.url(endpoint.address, endpoint.port, endpoint.host) == "http://192.0.2.7:9400/metrics"
+        )
+
+    def test_pods_that_do_not_serve_yet_are_counted(self) -> None:
+        there = [pod("a", "10.0.0.1", "p"), pod("b", "10.0.0.2", "p", ready=False), pod("c", "", "p", ready=False)]
+        assert graph(pool("p"), *there, pod("d", "10.0.0.4", "other", ready=False)).pools["d/p"].unready == 2
+
     def test_a_terminating_pod_drains(self) -> None:
         found = graph(pool(), pod("a", "10.0.0.1", deletionTimestamp="2026-01-01T00:00:00Z"))
         assert [each.draining for each in found.pools["d/p"].endpoints] == [True]

@@ -58,6 +58,7 @@ class Pod:
     terminating: bool = False
     node: str = ""
     ports: Mapping[str, int] = field(default_factory=dict)  # container ports that have a name
+    host: str = ""  # address of its node
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from xds_server.model.exporter import Exporter
 from xds_server.model.objects import (
     CORSFilter,
     ExternalAuthFilter,
@@ -41,6 +42,7 @@ class Endpoint:
     draining: bool = False  # terminating but still serving
     rank: int = 0  # the index of the target port: the data-parallel rank
     labels: tuple[tuple[str, str], ...] = ()
+    host: str = ""  # address of its node
 
     def __str__(self) -> str:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
@@ -270,6 +272,8 @@ class Pool:
     config_of: tuple[ObjectRef, str] | None = None  # the object that the content comes from, and where that was read
     queue_ttl: float | None = None  # seconds that a request may wait in the gateway; None: as the configuration says
     ttft_objective: float | None = None  # seconds, of requests that name none
+    exporter: Exporter | None = None  # of its accelerators; None: as the configuration says
+    unready: int = 0  # pods that it selects and that do not serve: a pool at zero has none of them either
 
     @property
     def name(self) -> str:

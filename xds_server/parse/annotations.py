@@ -4,6 +4,7 @@ import ipaddress
 import re
 from typing import NoReturn
 
+from xds_server.model.exporter import Exporter
 from xds_server.model.objects import Meta
 from xds_server.parse.fields import Fields, seconds
 from xds_server.parse.forms import DURATION
@@ -32,6 +33,10 @@ TTFT_OBJECTIVE = "penstock.dev/ttft-objective"
 What cannot be answered in that time is answered at once, with 429.
 """
 
+ACCELERATORS = "penstock.dev/accelerator-metrics"
+"""On an InferencePool: where its accelerators are measured: `PORT`, `PORT/PATH` or `/PATH` of each pod, `node:PORT` of its node."""
+
+_EXPORTER = re.compile(r"(?P<node>node:)?(?P<port>[0-9]{1,5})?(?P<path>/[!-~]*)?")
 HOST_PORT = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<four>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
 
 
@@ -65,6 +70,18 @@ def pool_waiting(meta: Meta) -> tuple[float | None, float | None]:
     return None if ttl is None else seconds(ttl), None if objective is None else seconds(objective) or None
 
 
+def pool_exporter(meta: Meta) -> Exporter | None:
+    """What the annotation names; ValueError where it names nothing."""
+    text = meta.annotations.get(ACCELERATORS)
+    if text is None:
+        return None
+    found = _EXPORTER.fullmatch(text.strip())
+    port = int(found["port"] or 0) if found else -1
+    if found is None or not 0 <= port <= 65535 or not (port or (found["path"] and not found["node"])):
+        raise ValueError(text)
+    return Exporter(port, found["path"] or "/metrics", on_node=bool(found["node"]))
+
+
 def check_pool(root: Fields, meta: Meta) -> None:
     """Refuse annotations of an InferencePool that do not say what they should."""
 
@@ -80,6 +97,13 @@ def check_pool(root: Fields, meta: Meta) -> None:
             )
     if PICKER_CONFIG in meta.annotations and not meta.annotations[PICKER_CONFIG].strip():
         refuse(PICKER_CONFIG, "must name an EndpointPickerConfig or ConfigMap; write its name or remove the annotation")
+    try:
+        pool_exporter(meta)
+    except ValueError as error:
+        refuse(
+            ACCELERATORS,
+            f"must be PORT, PORT/PATH, /PATH or node:PORT, got {str(error)[:60]!r}; DCGM's exporter has 9400",
+        )
     for name in (QUEUE_TTL, TTFT_OBJECTIVE):
         text = meta.annotations.get(name)
         if text is not None and not DURATION.pattern.fullmatch(text):

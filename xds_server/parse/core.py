@@ -166,8 +166,8 @@ def pod(root: Fields, meta: Meta) -> Pod:
     root.open()
     nowhere: tuple[str, dict[str, int]] = ("", {})
     node, ports = root.optional("spec", spec, nowhere)
-    ip, ready = root.optional("status", pod_status, ("", False))
-    return Pod(meta, ip, ready, root.child("metadata", terminating), node, ports)
+    ip, ready, host = root.optional("status", pod_status, ("", False, ""))
+    return Pod(meta, ip, ready, root.child("metadata", terminating), node, ports, host)
 
 
 def named_ports(f: Fields) -> tuple[tuple[str, int], ...]:
@@ -182,8 +182,8 @@ def opened(f: Fields) -> Fields:
     return f
 
 
-def pod_status(f: Fields) -> tuple[str, bool]:
-    """(IP address, ready)."""
+def pod_status(f: Fields) -> tuple[str, bool, str]:
+    """(IP address, ready, address of its node)."""
 
     def address(item: Fields) -> str:
         return checked_ip(opened(item), "ip")
@@ -196,7 +196,8 @@ def pod_status(f: Fields) -> tuple[str, bool]:
     ip = checked_ip(f, "podIP") or next(iter(addresses), "")
     conditions = dict(f.each("conditions", condition))
     over = f.text("phase", "") in ("Succeeded", "Failed")
-    return ip, bool(ip) and not over and (not conditions or conditions.get("Ready") == "True")
+    ready = bool(ip) and not over and (not conditions or conditions.get("Ready") == "True")
+    return ip, ready, checked_ip(f, "hostIP")
 
 
 def checked_ip(f: Fields, name: str) -> str:

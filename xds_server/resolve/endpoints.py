@@ -59,6 +59,12 @@ def pool_endpoints(pool: InferencePool, context: Context) -> tuple[Endpoint, ...
     return unique(found)
 
 
+def unready_pods(pool: InferencePool, context: Context) -> int:
+    """How many pods of the pool start, or do not serve now."""
+    pods = context.pods(pool.meta.namespace, pool.selector)
+    return sum(not _serves(pod) and not pod.terminating for pod in pods)
+
+
 def listed(pool: InferencePool) -> tuple[tuple[str, int], ...]:
     """(address, port) of each endpoint that the annotation adds."""
     return annotations.pool_endpoints(pool.meta)
@@ -108,6 +114,7 @@ def _from_pod(pod: Pod, port: int, rank: int = 0) -> Endpoint:
         draining=pod.terminating,
         rank=rank,
         labels=tuple(sorted(pod.meta.labels.items())),
+        host=pod.host,
     )
 
 

@@ -17,10 +17,10 @@ from xds_server.model.objects import (
     ObjectRef,
     Problem,
 )
-from xds_server.parse.annotations import ENDPOINTS, FAILOVER, PICKER_CONFIG, pool_waiting
+from xds_server.parse.annotations import ENDPOINTS, FAILOVER, PICKER_CONFIG, pool_exporter, pool_waiting
 from xds_server.resolve import conditions as c
 from xds_server.resolve.context import Context
-from xds_server.resolve.endpoints import listed, own_host, pool_endpoints
+from xds_server.resolve.endpoints import listed, own_host, pool_endpoints, unready_pods
 from xds_server.resolve.members import member_statuses
 from xds_server.resolve.pickers import lost_failover, pool_backend
 from xds_server.sources.yaml import BrokenText, load_settings
@@ -59,6 +59,8 @@ def resolve_pools(context: Context) -> ResolvedPools:
             document.content if document else None,
             (document.meta.ref, document.meta.source) if document else None,
             *pool_waiting(pool.meta),
+            pool_exporter(pool.meta),
+            unready_pods(pool, context),
         )
     return ResolvedPools(pools, statuses, tuple(problems))
 
