@@ -11,6 +11,7 @@ from observability import catalogue as c
 from observability.registry import Capped, Counter, Family, Registry, Sample
 from picker.facts import Decision, Outcome, Reason
 from picker.load import Load
+from picker.precise import Precise
 from xds_server.model.graph import Pool
 
 _CLASSES: Mapping[Reason, str] = MappingProxyType(
@@ -337,3 +338,12 @@ def load_samples(
         yield Sample(c.POOL_KV_CACHE_UTILIZATION, at, mean)
     if saturation is not None:
         yield Sample(c.POOL_SATURATION, at, saturation)
+
+
+def precise_samples(pool: str, known: tuple[object, Precise] | None) -> Iterator[Sample]:
+    """How far the KV events of each endpoint are believed; nothing of a pool without them."""
+    for endpoint, feed in sorted(known[1].feeds.items()) if known else ():
+        labels = {"pool": pool, "endpoint": endpoint}
+        yield Sample(c.PREFIX_TRUST_RATIO, labels, feed.trust if feed.joined else 0.0)
+        yield Sample(c.KV_EVENTS_TOTAL, labels, feed.events)
+        yield Sample(c.KV_EVENT_GAPS_TOTAL, labels, feed.gaps + feed.malformed)

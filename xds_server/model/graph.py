@@ -269,6 +269,7 @@ class Pool:
     config_of: tuple[ObjectRef, str] | None = None  # the object that the content comes from, and where that was read
     queue_ttl: float | None = None  # seconds that a request may wait in the gateway; None: as the configuration says
     ttft_objective: float | None = None  # seconds, of requests that name none
+    kv_events: int | None = None  # port of the servers' KV events, 0: they are asked; None: as the configuration says
 
     @property
     def name(self) -> str:

@@ -32,6 +32,12 @@ TTFT_OBJECTIVE = "penstock.dev/ttft-objective"
 What cannot be answered in that time is answered at once, with 429.
 """
 
+KV_EVENTS = "penstock.dev/kv-events"
+"""On an InferencePool: where its servers publish their KV events: a port of the pod, or `auto` to ask each server.
+
+The data-parallel rank r, the pool's target port of this index, publishes on the port + r, as vLLM does.
+"""
+
 HOST_PORT = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<four>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
 
 
@@ -65,6 +71,12 @@ def pool_waiting(meta: Meta) -> tuple[float | None, float | None]:
     return None if ttl is None else seconds(ttl), None if objective is None else seconds(objective) or None
 
 
+def pool_kv_events(meta: Meta) -> int | None:
+    """The port where servers publish their KV events, 0 where they are to be asked; None without the annotation."""
+    text = meta.annotations.get(KV_EVENTS, "").strip()
+    return (0 if text == "auto" else int(text)) if text else None
+
+
 def check_pool(root: Fields, meta: Meta) -> None:
     """Refuse annotations of an InferencePool that do not say what they should."""
 
@@ -80,6 +92,9 @@ def check_pool(root: Fields, meta: Meta) -> None:
             )
     if PICKER_CONFIG in meta.annotations and not meta.annotations[PICKER_CONFIG].strip():
         refuse(PICKER_CONFIG, "must name an EndpointPickerConfig or ConfigMap; write its name or remove the annotation")
+    port = meta.annotations.get(KV_EVENTS, "auto").strip()
+    if port != "auto" and not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
+        refuse(KV_EVENTS, f"must be a port or `auto`, got {port[:60]!r}; write 5557, or remove the annotation")
     for name in (QUEUE_TTL, TTFT_OBJECTIVE):
         text = meta.annotations.get(name)
         if text is not None and not DURATION.pattern.fullmatch(text):

@@ -18,7 +18,7 @@ from xds_server.model.objects import (
     ObjectRef,
     Problem,
 )
-from xds_server.parse.annotations import ENDPOINTS, FAILOVER, PICKER_CONFIG, pool_waiting
+from xds_server.parse.annotations import ENDPOINTS, FAILOVER, PICKER_CONFIG, pool_kv_events, pool_waiting
 from xds_server.resolve import conditions as c
 from xds_server.resolve.context import Context
 from xds_server.resolve.endpoints import listed, own_host, pool_endpoints
@@ -71,6 +71,7 @@ def resolve_pools(context: Context) -> ResolvedPools:
             document.content if document else None,
             (document.meta.ref, document.meta.source) if document else None,
             *pool_waiting(pool.meta),
+            pool_kv_events(pool.meta),
         )
     return ResolvedPools(pools, statuses, tuple(problems))
 
