@@ -6,7 +6,6 @@ again by itself; what was missed meanwhile shows in the sequence numbers, and is
 """
 
 import asyncio
-import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -58,9 +57,10 @@ class _Subscription:
     due: float = float("-inf")  # when to ask for it
     socket: Any = None
     monitor: Any = None
-    replay: Any = None  # where there is one
+    replays: int | None = None  # port of its replay socket, if it has one
+    replay: Any = None  # while it answers: a socket there
     asked: float = float("-inf")  # when it was last asked
-    until: float | None = None  # while it answers: when to give up; live messages wait in their socket
+    until: float = 0.0  # while it answers: when to give up; live messages wait in their socket
     heard: int | None = None  # the last number of a replay: live messages up to it were in it
     kept: Any = None  # the message that showed that others are missing
     asking: asyncio.Task[None] | None = None
@@ -142,7 +142,7 @@ class KvEvents:
         for one in ready:
             self._watch(one)
         for one in self._subscriptions.values():
-            if one.until is not None and now >= one.until:
+            if one.replay is not None and now >= one.until:
                 self._replayed(one)
         left = list(ready)
         while left:
@@ -154,12 +154,12 @@ class KvEvents:
         """Whether there was a message."""
         found = self._picker.precise(one.pool)
         try:
-            frames = (one.socket if one.until is None else one.replay).recv_multipart(zmq.NOBLOCK)
+            frames = (one.socket if one.replay is None else one.replay).recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return False
         if found is None:
             return True
-        if one.until is None:
+        if one.replay is None:
             self._live(one, found[1], frames)
         elif len(frames) < 3 or frames[-2] == _END:
             self._replayed(one)
@@ -175,24 +175,31 @@ class KvEvents:
             if sequence <= one.heard:
                 return  # it was in the replay
             one.heard = None
-        if one.replay is not None and sequence is not None and now >= one.asked + self._settings.cooldown:
+        if one.replays is not None and sequence is not None and now >= one.asked + self._settings.cooldown:
             start = missing(known, one.key, sequence)
             if start is not None:
-                one.kept = frames
-                self._ask_again(one, start)
-                return
+                try:
+                    self._ask_again(one, start)
+                except zmq.ZMQError:  # as in _open
+                    self._end(one.replay)
+                    one.replay = None
+                else:
+                    one.kept = frames
+                    return
         known.received(one.key, frames, now)
 
     def _ask_again(self, one: _Subscription, start: int) -> None:
         """Have everything from the sequence number `start` on said again, as far as the server remembers it."""
         one.asked = self._clock()
         one.until = one.asked + self._settings.patience
-        with contextlib.suppress(zmq.Again):  # then there is no answer, and it is given up
-            one.replay.send_multipart((b"", start.to_bytes(8, "big")), zmq.NOBLOCK)
+        one.replay = self._socket(zmq.DEALER, one)
+        one.replay.connect(_address(one.endpoint, one.replays or 0))
+        one.replay.send_multipart((b"", start.to_bytes(8, "big")), zmq.NOBLOCK)
 
     def _replayed(self, one: _Subscription) -> None:
         """The replay is over, or given up: go on with what was said meanwhile, but not twice."""
-        one.until, kept, one.kept = None, one.kept, None
+        self._end(one.replay)
+        one.replay, kept, one.kept = None, one.kept, None
         if (found := self._picker.precise(one.pool)) is not None:
             feed = found[1].feeds.get(one.key)
             one.heard = None if feed is None else feed.sequence
@@ -235,21 +242,21 @@ class KvEvents:
             one.due = self._clock() + self._settings.again
 
     def _subscribe(self, one: _Subscription, port: int, replay: int | None) -> None:
-        one.socket = self._socket(zmq.SUB)
+        one.socket = self._socket(zmq.SUB, one)
         one.socket.setsockopt(zmq.SUBSCRIBE, one.source.topic.encode())
         one.monitor = one.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        one.replay = None if replay is None else self._socket(zmq.DEALER)
-        for each in filter(None, (one.socket, one.monitor, one.replay)):
-            self._poller.register(each, zmq.POLLIN)
-            self._of[each] = one
-        address = f"[{one.endpoint.address}]" if ":" in one.endpoint.address else one.endpoint.address
-        one.socket.connect(f"tcp://{address}:{port}")
+        self._poller.register(one.monitor, zmq.POLLIN)
+        self._of[one.monitor] = one
+        one.socket.connect(_address(one.endpoint, port))
+        one.replays = replay
         if replay is not None:
-            one.replay.connect(f"tcp://{address}:{replay}")
             self._ask_again(one, 0)
 
-    def _socket(self, kind: int) -> Any:
+    def _socket(self, kind: int, one: _Subscription) -> Any:
+        """Looked at from now on."""
         socket = self._context.socket(kind)
+        self._poller.register(socket, zmq.POLLIN)
+        self._of[socket] = one
         options: Mapping[int, int] = {
             zmq.IPV6: 1,
             zmq.LINGER: 0,
@@ -267,12 +274,16 @@ class KvEvents:
     def _close(self, one: _Subscription) -> None:
         if one.socket is not None:
             one.socket.disable_monitor()
-            for each in filter(None, (one.socket, one.monitor, one.replay)):
-                if self._of.pop(each, None) is not None:
-                    self._poller.unregister(each)
-                each.close(linger=0)
-        one.socket = one.monitor = one.replay = one.until = one.heard = one.kept = None
+        for each in (one.socket, one.monitor, one.replay):
+            self._end(each)
+        one.socket = one.monitor = one.replay = one.heard = one.kept = None
         one.port = 0
+
+    def _end(self, socket: Any) -> None:
+        if socket is not None:
+            if self._of.pop(socket, None) is not None:
+                self._poller.unregister(socket)
+            socket.close(linger=0)
 
     def _drop(self, one: _Subscription) -> None:
         if one.asking is not None:
@@ -295,6 +306,10 @@ class KvEvents:
             one.due = self._clock() + self._settings.again
         else:
             self._open(one, *found)
+
+
+def _address(endpoint: Endpoint, port: int) -> str:
+    return f"tcp://[{endpoint.address}]:{port}" if ":" in endpoint.address else f"tcp://{endpoint.address}:{port}"
 
 
 def ports_of(page: bytes, rank: int) -> tuple[int, int | None] | None:
