@@ -24,6 +24,7 @@ from picker.precise import Precise
 from xds_server.model.graph import Endpoint, Pool
 
 SOURCES = "/kv_event_sources"
+_LONGEST = 60.0  # seconds
 _END = b"\xff" * 8  # the sequence number that ends a replay
 
 
@@ -33,7 +34,7 @@ class KvSettings:
 
     interval: float = 0.05  # between two looks at the sockets
     most: float = 0.005  # that one look may take
-    again: float = 10.0  # until a server is asked again where it publishes
+    again: float = 1.0  # until a server is asked again where it publishes; twice as long each time, up to a minute
     timeout: float = 2.0  # of that question
     heartbeat: float = 5.0  # a connection on which none comes is dead
     patience: float = 2.0  # without a word in a replay
@@ -55,6 +56,7 @@ class _Subscription:
     source: KvSource
     port: int = 0  # where it publishes; 0 while that is not known
     due: float = float("-inf")  # when to ask for it
+    tries: int = 0  # in vain
     socket: Any = None
     monitor: Any = None
     replays: int | None = None  # port of its replay socket, if it has one
@@ -303,8 +305,10 @@ class KvEvents:
         if self._subscriptions.get((one.pool, one.key)) is not one:
             return
         if found is None:
-            one.due = self._clock() + self._settings.again
+            one.due = self._clock() + min(self._settings.again * 2.0**one.tries, _LONGEST)
+            one.tries = min(one.tries + 1, 10)
         else:
+            one.tries = 0
             self._open(one, *found)
 
 
