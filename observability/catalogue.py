@@ -270,6 +270,16 @@ PREFIX_PREDICTION_ERROR_TOKENS = _histogram(
     "Distance of the predicted cached tokens from those that the server reported.",
     *(TOKEN_BUCKETS, POOL, DIRECTION),
 )
+PREFIX_TRUST_RATIO = _gauge(
+    "prefix_trust_ratio",
+    "ratio",
+    "How far the server's KV events are believed: 0.5 and above is precise, below prefixes are approximated.",
+    *(POOL, ENDPOINT),
+)
+KV_EVENTS_TOTAL = _counter("kv_events_total", "", "KV events that came from the server.", POOL, ENDPOINT)
+KV_EVENT_GAPS_TOTAL = _counter(
+    "kv_event_gaps_total", "", "Times that KV events were missed, or could not be read.", POOL, ENDPOINT
+)
 
 XDS_CONNECTED_CLIENTS = _gauge("xds_connected_clients", "", "Envoys with an open ADS stream.")
 XDS_CLIENTS = _gauge("xds_clients", "", "Envoys by what they have of the present configuration.", CLIENT_STATE)

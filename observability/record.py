@@ -13,6 +13,7 @@ from observability.registry import Capped, Counter, Registry, Sample
 from observability.series import FOLD, SERVED, Requests
 from picker.facts import Decision, Outcome
 from picker.load import Load
+from picker.precise import Precise
 from xds_server.model.graph import Pool
 
 _NAMELESS = frozenset(
@@ -255,3 +256,12 @@ def load_samples(
         yield Sample(c.POOL_SATURATION, at, saturation)
     for cause, value in causes.items():
         yield Sample(c.POOL_SATURATION_CAUSE, {**at, "cause": cause}, value)
+
+
+def precise_samples(pool: str, known: tuple[object, Precise] | None) -> Iterator[Sample]:
+    """How far the KV events of each endpoint are believed; nothing of a pool without them."""
+    for endpoint, feed in sorted(known[1].feeds.items()) if known else ():
+        labels = {"pool": pool, "endpoint": endpoint}
+        yield Sample(c.PREFIX_TRUST_RATIO, labels, feed.trust if feed.joined else 0.0)
+        yield Sample(c.KV_EVENTS_TOTAL, labels, feed.events)
+        yield Sample(c.KV_EVENT_GAPS_TOTAL, labels, feed.gaps + feed.malformed)

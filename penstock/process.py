@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import re
+import resource
 import signal
 import sys
 from typing import Any
@@ -24,6 +25,7 @@ def go(work: Any, *, verbose: bool) -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine("%(levelname)-7s %(message)s"))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+    allow_files()
     for noisy in ("asyncio", "aiohttp", "grpc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -35,6 +37,12 @@ def go(work: Any, *, verbose: bool) -> int:
         for error in _leaves(group):
             print(f"penstock: error: {error}", file=sys.stderr)
     return 1
+
+
+def allow_files() -> None:
+    """Each model server and each Envoy takes a few sockets: as many as the system lets us have, where that is not absurd."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 16)), hard))
 
 
 class OneLine(logging.Formatter):

@@ -12,6 +12,7 @@ from observability.fleet import short_type
 from observability.registry import Sample
 from penstock.topology import topology
 from picker.picker import Picker
+from picker.precise import Feed
 from picker.signals import Signals
 from xds_server import status
 from xds_server.facts import Nacked, NodeStatus
@@ -48,6 +49,7 @@ class Report:
         locate: Callable[[Problem], Problem] = lambda problem: problem,
     ) -> None:
         """`locate` finds the line of a problem's field."""
+        self.note: Callable[[str], str] = lambda _: ""  # of a pool: why its KV events cannot be read; "" if they can
         self.proxies: Iterable[NodeStatus] = ()  # the live ones; the ADS server sets its own view
         self._graphs = graphs
         self._snapshots = snapshots
@@ -141,11 +143,13 @@ class Report:
     def _pool(self, name: str) -> dict[str, Any]:
         now = time.monotonic()
         loads = self._signals.loads(name)
-        profile = self._picker.profile(name)
+        profile, known = self._picker.profile(name), self._picker.precise(name)
+        feeds = known[1].feeds if known else {}
         return {
             "saturation": self._picker.saturation(name, now),
             "queued": sum(requests for requests, _ in self._picker.queued(name).values()),
-            "notes": list(profile.notes) if profile else [],  # what of its EndpointPickerConfig is done in another way
+            # what of its EndpointPickerConfig is done in another way, and why KV events are of no use
+            "notes": [*(profile.notes if profile else ()), *filter(None, [self.note(name)])],
             "endpoints": {
                 endpoint: {
                     "inflight": load.inflight,
@@ -155,6 +159,7 @@ class Report:
                     "loras": sorted(load.loras),
                     "scrape_age_seconds": now - load.scraped if load.scraped > 0 else None,
                     "scrape_errors": load.errors,
+                    **({"prefixes": _feed(feeds.get(endpoint, Feed()))} if known else {}),
                 }
                 for endpoint, load in sorted(loads.items())
             },
@@ -167,6 +172,17 @@ def _state(found: NodeStatus) -> str:
     if "NACKED" in states:
         return "rejecting"
     return "degraded" if found.degraded else "pending" if "PENDING" in states else "synced"
+
+
+def _feed(found: Feed) -> dict[str, Any]:
+    """What is known of an endpoint's cache, and by what."""
+    return {
+        "mode": found.mode,
+        "trust": found.trust,
+        "events": found.events,
+        "gaps": found.gaps,
+        "malformed": found.malformed,
+    }
 
 
 def _proxy(found: NodeStatus) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from observability import catalogue, usage
 from observability.aliases import Aliases
 from observability.decisions import DecisionLog, Decisions
 from observability.log import RequestLog
-from observability.record import Recorder, load_samples
+from observability.record import Recorder, load_samples, precise_samples
 from observability.registry import Registry, Sample
 from observability.server import application
 from penstock import autoscaling, envoy, export
@@ -38,10 +38,12 @@ from picker.completions import access_log_handler
 from picker.exporters import Exporters, measured
 from picker.facts import Decision, Outcome
 from picker.inflight import LogEntry
+from picker.kv_events import KvEvents
 from picker.picker import Picker
 from picker.scrape import Scraper
 from picker.server import Address, ExtProcServer
 from picker.signals import Signals
+from picker.tokenizer import Tokenizer
 from xds_server import server as ads
 from xds_server.bootstrap import bootstrap
 from xds_server.facts import Acked, Nacked
@@ -80,11 +82,15 @@ class Gateway:
         self.exporters = Exporters(self.signals)
         self.decisions = Decisions(settings.decisions_rate, header=settings.explain)
         self.picker = Picker(self.signals, own=own_scorers.own(settings.scorers), records=self.decisions)
+        self.kv_events = KvEvents(self.picker)
+        self.tokenizer = Tokenizer(self.picker, self.signals.loads)
+        self.picker.on_unlinked = self.tokenizer.ask
         self.wake: Callable[[], None] = lambda: None  # requests that wait: something has changed that may let them go
         self.envoy: envoy.Envoy | None = None
         located = [partial(files.located, directory=settings.manifests)] if settings.manifests else []
         self.report = Report(self.graphs, self.snapshots, self.picker, self.signals, *located)
-        self._observers: list[Observe] = [self.recorder.observe, self.report.observe]
+        self.report.note = self.tokenizer.note
+        self._observers: list[Observe] = [self.recorder.observe, self.report.observe, self.kv_events.observe]
         self._duration = self.registry.histogram(catalogue.TRANSLATE_DURATION_SECONDS).bind()
         self._version = version("penstock")  # reads a file: not at every scrape
         self.registry.collect(self._samples)
@@ -167,6 +173,7 @@ class Gateway:
         self._pools = graph.pools
         self.picker.update(graph.pools)
         self.signals.update({name: pool.endpoints for name, pool in graph.pools.items()})
+        self.kv_events.update(graph.pools.values())
         self.scraper.update(endpoint for pool in graph.pools.values() for endpoint in pool.endpoints)
         self.exporters.update(measured(graph.pools.values(), self.picker.profile))
         self.recorder.configured(graph.pools.values())
@@ -188,6 +195,7 @@ class Gateway:
                 queued=self.picker.queued(name),
                 causes=self.picker.causes(name, now),
             )
+            yield from precise_samples(name, self.picker.precise(name))
         yield from self.report.samples()
 
 
@@ -223,6 +231,8 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             _follow(gateway),
             gateway.scraper.run(),
             gateway.exporters.run(),
+            gateway.kv_events.run(),
+            gateway.tokenizer.run(),
             _heal(gateway),
             _measure_lag(gateway.registry),
             *(work() for work in exporting.work),

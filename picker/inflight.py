@@ -283,9 +283,14 @@ def _decided(decision: Decision) -> dict[str, Any]:
 
 
 def _outcome(decision: Decision, entry: LogEntry, why: Reason) -> Outcome:
+    said = _decided(decision)
+    if (
+        entry.input_tokens and decision.prompt_tokens
+    ):  # we estimate tokens, the server counts them: compare in its tokens
+        said["predicted_cached_tokens"] = round(decision.matched_tokens / decision.prompt_tokens * entry.input_tokens)
     return replace(
         _outcome_of_entry(entry, why),
-        **_decided(decision),
+        **said,
         time=entry.time or decision.time,
         request_bytes=entry.request_bytes or decision.body_bytes,
     )

@@ -16,8 +16,10 @@ from picker.ask import NO_OBJECTIVE, Answer, Ask, Denied, Waiting, denied, objec
 from picker.errors import NoEndpoint
 from picker.facts import Decision, Reason, Refused
 from picker.flow import Verdict
+from picker.kv_source import KvSource
 from picker.load import Load
 from picker.plugins.flow_control import Thresholds
+from picker.precise import Precise, Unlinked
 from picker.prefix import BLOCK_TOKENS, hash_blocks
 from picker.profile import Own
 from picker.queues import Item
@@ -86,6 +88,7 @@ class Picker:
         self._waiting: dict[str, State] = {}  # by the id of the Ask
         self._answers: dict[str, Answer] = {}  # of those that waited, until `poll`
         self.on_starved: Callable[[str], None] = lambda _: None  # a request waits for this pool, which has no endpoint
+        self.on_unlinked: Callable[[Unlinked], None] = lambda _: None  # called with prompts to ask a tokenizer for
 
     def update(self, pools: Mapping[str, Pool]) -> None:
         """The pools that exist now, by "ns/name". What was learned of pools and endpoints that stay is kept."""
@@ -110,6 +113,12 @@ class Picker:
         """The profile in force, with its notes."""
         state = self._states.get(pool)
         return None if state is None else state.profile
+
+    def precise(self, pool: str) -> tuple[KvSource, Precise] | None:
+        """Where its servers publish what they have cached, and what is known of that; None where nobody listens."""
+        state = self._states.get(pool)
+        source = None if state is None else state.kv_events
+        return None if state is None or source is None or state.precise is None else (source, state.precise)
 
     def saturation(self, pool: str, now: float) -> float | None:
         """0 is idle, 1 and above is full; None for a pool that does not exist."""
@@ -348,7 +357,7 @@ class Picker:
         state = wish.state
         loads = self._signals.loads(state.pool.name)
         endpoints, names = state.candidates(wish.ask.subset)
-        matches = state.prefixes.match(wish.hashes)
+        matches = state.match(wish.hashes, now)
         matched = [matches.get(name, 0) for name in names] if matches else [0] * len(names)
         found = [loads.get(name, NO_LOAD) for name in names]
         ask = wish.ask
@@ -357,12 +366,6 @@ class Picker:
     def _decided(self, wish: Wish, pick: Pick, now: float) -> Decision:
         ask, state, best = wish.ask, wish.state, pick.endpoints[0]
         request, waited = ask.request, now - ask.now
-        if wish.hashes:
-            told = self._signals.loads(state.pool.name).get(best, NO_LOAD)
-            state.prefixes.resize(best, told.blocks * told.block_tokens)
-            state.prefixes.record(best, wish.hashes)
-            for worker in pick.beside:
-                state.prefixes.record(worker, wish.hashes)
         decision = Decision(
             id=ask.id,
             time=ask.wall + waited,
@@ -385,6 +388,10 @@ class Picker:
             explained=wish.explained,
             trace=ask.trace,
         )
+        if wish.hashes:
+            told = self._signals.loads(state.pool.name).get(best, NO_LOAD)
+            if wanted := state.sent(decision, pick.beside, wish.hashes, told, now):
+                self.on_unlinked(Unlinked(state.pool.name, wish.model, request, wish.hashes, wanted))
         self._signals.started(decision, now)
         return decision
 

@@ -6,7 +6,7 @@ the match is contiguous, a chain loses its tail first, and the capacity is the s
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from struct import Struct
 
 from xxhash import xxh3_64_intdigest
@@ -25,6 +25,34 @@ def hash_blocks(prompt: bytes, model: str, salt: str = "") -> list[int]:
     seed = xxh3_64_intdigest(f"{model}\0{salt}".encode())
     whole = memoryview(prompt)[: min(len(prompt) // BLOCK_BYTES, MAX_BLOCKS) * BLOCK_BYTES]
     return [seed := xxh3_64_intdigest(block, seed) for (block,) in _BLOCKS.iter_unpack(whole)]
+
+
+def longest(holders: Callable[[int], int | None], hashes: Sequence[int], names: Mapping[int, str]) -> dict[str, int]:
+    """For each endpoint that has the first block: how many blocks it has without a gap.
+
+    `holders` gives the bits of the endpoints that have a block, `names` whose each bit is. The sets only shrink along a chain.
+    """
+    found: dict[str, int] = {}
+    low, alive = 0, (holders(hashes[0]) or 0) if hashes else 0  # block `low` is held by `alive`
+    while alive:
+        # The last block that all of `alive` have: the end, or bisect.
+        good, bad = low, len(hashes)
+        if (holders(hashes[-1]) or 0) & alive == alive:
+            good = bad - 1
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            if (holders(hashes[middle]) or 0) & alive == alive:
+                good = middle
+            else:
+                bad = middle
+        left = (holders(hashes[good + 1]) or 0) & alive if good + 1 < len(hashes) else 0
+        lost = alive & ~left
+        while lost:
+            bit = lost & -lost
+            found[names[bit]] = good + 1
+            lost ^= bit
+        low, alive = good + 1, left
+    return found
 
 
 class PrefixIndex:
@@ -50,30 +78,7 @@ class PrefixIndex:
 
     def match(self, hashes: Sequence[int]) -> dict[str, int]:
         """For each endpoint that has the first block: how many blocks it has without a gap."""
-        masks = self._masks
-        found: dict[str, int] = {}
-        if not hashes or hashes[0] not in masks:
-            return found
-        low, alive = 0, masks[hashes[0]]  # block `low` is held by `alive`
-        while alive:
-            # The last block that all of `alive` have: gallop, then bisect. Usually it is near, or the end.
-            good, bad = low, len(hashes)
-            if masks.get(hashes[-1], 0) & alive == alive:
-                good = bad - 1
-            while bad - good > 1:
-                middle = (good + bad) // 2
-                if masks.get(hashes[middle], 0) & alive == alive:
-                    good = middle
-                else:
-                    bad = middle
-            left = masks.get(hashes[good + 1], 0) & alive if good + 1 < len(hashes) else 0
-            lost = alive & ~left
-            while lost:
-                bit = lost & -lost
-                found[self._names[bit]] = good + 1
-                lost ^= bit
-            low, alive = good + 1, left
-        return found
+        return longest(self._masks.get, hashes, self._names)
 
     def record(self, endpoint: str, hashes: Sequence[int]) -> None:
         """A request with these blocks was sent to `endpoint`: they are its newest, the head above all."""
@@ -88,6 +93,14 @@ class PrefixIndex:
                 lru[block] = None
                 masks[block] = masks.get(block, 0) | bit
         self._evict(endpoint, lru)
+
+    def forget(self, endpoint: str) -> None:
+        """Its cache was emptied."""
+        lru = self._lru.get(endpoint)
+        if lru is not None:
+            for block in lru:
+                self._clear(block, self._bits[endpoint])
+            lru.clear()
 
     def resize(self, endpoint: str, tokens: int) -> None:
         """The server says how many tokens its cache holds; 0 means that it does not say."""

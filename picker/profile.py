@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from picker import scorers as functions
 from picker.errors import ConfigError
-from picker.plugins import own as own_scorer
+from picker.kv_source import KvSource
+from picker.plugins import kv_events, own as own_scorer
 from picker.plugins.accelerators import SOURCES
 from picker.plugins.admitters import ADMITTERS, Shed
 from picker.plugins.filters import FILTERS
@@ -58,6 +59,7 @@ class _Found:
     policies: dict[str, str] = field(default_factory=dict)
     sheds: dict[str, Shed] = field(default_factory=dict)
     exporters: dict[str, Exporter] = field(default_factory=dict)
+    kv_events: KvSource | None = None
     names: set[str] = field(default_factory=set)  # of all plugins
     notes: list[str] = field(default_factory=list)
 
@@ -91,6 +93,7 @@ def read(content: Mapping[str, Any], own: Own | None = None) -> Profile:
         handler=handler,
         after=tuple(one.after for one in every if isinstance(one, Learns)),
         limits=bounds,
+        kv_events=found.kv_events,
         shed=next(iter(found.sheds.values()), None),
         exporter=next(iter(found.exporters.values()), None),
         guarded=tuple(one for one in found.scorers.values() if isinstance(one, Guarded)),
@@ -141,6 +144,9 @@ def _plugin(where: str, plugin: Any, found: _Found, own: Own | None) -> None:
             found.notes.append(f"{where}: the parameters of {kind} have no effect: {why}")
         return
     at = f"{where} ({kind})"
+    if kind == kv_events.KIND:
+        found.kv_events = kv_events.read(Parameters(f"{at}.parameters", parameters), found.notes)
+        return
     if kind == own_scorer.KIND:
         given = Parameters(f"{at}.parameters", parameters)
         found.scorers[name] = own_scorer.read(given, name, own)
@@ -176,7 +182,7 @@ def _nearest(kind: str) -> str:
     every = sorted(
         {*FILTERS, *SCORERS, *PICKERS, *HANDLERS, *DECIDERS, *DETECTORS, *ADMITTERS, *SOURCES, own_scorer.KIND}
     )
-    near = get_close_matches(kind[:100], [*every, *BUILT_IN, *APPROXIMATED, *POLICIES], 1)
+    near = get_close_matches(kind[:100], [*every, *BUILT_IN, *APPROXIMATED, *POLICIES, kv_events.KIND], 1)
     meant = f"did you mean {near[0]!r}? Else remove it" if near else "remove it"
     return f"{meant}, or use one of: {', '.join(every)}"
 

@@ -50,6 +50,7 @@ class InferenceRequest:
     user_agent: str = ""
     request_id: str = ""  # x-request-id
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)  # lower-case names
+    body: bytes = field(default=b"", repr=False, compare=False)  # where it was read
     media: tuple[int, ...] = ()  # hashes of the images, videos and sounds among the prompt's parts
 
     @property
@@ -91,6 +92,7 @@ def parse(headers: Mapping[str, str], body: bytes, max_body: int = MAX_BODY) -> 
         user_agent=headers.get("user-agent", ""),
         request_id=headers.get("x-request-id", ""),
         headers=headers,
+        body=body,
         media=_media(content) if b'"type":"' in prompt else (),  # only parts that are not text leave this in a prompt
     )
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from picker import limits, scorers as functions
+from picker.kv_source import KvSource
 from picker.limits import Limits
 from picker.plugins.admitters import Shed
 from picker.plugins.flow_control import Thresholds
@@ -34,6 +35,7 @@ class Profile:
     limits: Limits = limits.DEFAULT  # of flow control
     shed: Shed | None = None  # whom to refuse of negative priority, beside flow control
     exporter: Exporter | None = None  # of the accelerators
+    kv_events: KvSource | None = None  # where servers publish what they have cached
     guarded: tuple[Guarded, ...] = ()  # the user's own scorers, which may have problems
     name: str = ""  # in its file
 

@@ -1,10 +1,14 @@
 """State: one pool, its profile, its queue, and what was learned about it. Owned by the Picker."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from picker import limits, profile, schedule
+from picker import kv_source, limits, profile, schedule
 from picker.errors import ConfigError
+from picker.facts import Decision
 from picker.flow import FlowControl
+from picker.kv_source import KvSource
+from picker.load import Load
+from picker.precise import Precise, Wanted
 from picker.prefix import PrefixIndex
 from picker.profile import Own
 from picker.record import Config, config_of
@@ -16,7 +20,7 @@ from xds_server.model.objects import Problem
 class State:
     """One pool, its profile and what was learned about it."""
 
-    __slots__ = ("_everybody", "config", "flow", "in_force", "own", "pool", "prefixes", "problem", "profile")
+    __slots__ = ("_everybody", "config", "flow", "in_force", "own", "pool", "precise", "prefixes", "problem", "profile")
 
     def __init__(self, pool: Pool, own: Own | None = None) -> None:
         self.pool = pool
@@ -27,6 +31,7 @@ class State:
         self.in_force = Config()  # what the profile was read from
         self.problem: Problem | None = None
         self.prefixes = PrefixIndex()
+        self.precise: Precise | None = None  # where the servers tell what they have cached
         self._everybody: tuple[list[Endpoint], list[str]] | None = (
             None  # the candidates without a hint, and their names
         )
@@ -46,10 +51,40 @@ class State:
         if not self.pool.endpoints:
             self.flow.drain.forget()  # nobody could be served: that says nothing of how fast it will be
         self.pool, self._everybody = pool, None
-        self.prefixes.retain({str(endpoint) for endpoint in pool.endpoints})
+        names = {str(endpoint) for endpoint in pool.endpoints}
+        self.prefixes.retain(names)
         if pool.config != self.config:
             self._configure(pool)
+        if self.kv_events is None:
+            self.precise = None
+        elif self.precise is None:
+            self.precise = Precise(self.prefixes)
+        else:
+            self.precise.retain(names)
         self.flow.configure(limits.of_pool(self.profile.limits, pool))
+
+    @property
+    def kv_events(self) -> KvSource | None:
+        """Where the servers publish what they have cached; None where that is not to be listened to."""
+        return kv_source.of_pool(self.profile.kv_events, self.pool)
+
+    def match(self, hashes: Sequence[int], now: float) -> Mapping[str, int]:
+        """How many blocks of a prompt each endpoint has cached, as far as we know; absent: none."""
+        sent = self.prefixes.match(hashes)
+        return sent if self.precise is None else self.precise.match(hashes, sent, now)
+
+    def sent(self, decision: Decision, beside: Sequence[str], hashes: Sequence[int], told: Load, now: float) -> Wanted:
+        """A request goes to its first endpoint, and its prompt to those `beside`. Gives whether to ask a tokenizer."""
+        best, precise = decision.endpoints[0], self.precise
+        wanted: Wanted = ""
+        if precise is not None:
+            wanted = precise.wants(hashes, self.prefixes.match(hashes))
+            precise.resize(best, told.blocks)
+            precise.decided(decision, hashes, now)
+        self.prefixes.resize(best, told.blocks * told.block_tokens)
+        for name in (best, *beside):
+            self.prefixes.record(name, hashes)
+        return wanted
 
     def _configure(self, pool: Pool) -> None:
         self.config, self.problem = pool.config, None

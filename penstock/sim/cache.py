@@ -15,6 +15,7 @@ class BlockCache:
         self._users: dict[int, int] = {}  # hash -> requests that use the block now
         self._idle: OrderedDict[int, None] = OrderedDict()  # cached and unused, the next to be evicted first
         self._private = 0
+        self.changes: list[tuple[bool, int]] | None = None  # if set: (whether it came, hash) of each block, in order
 
     @property
     def used(self) -> int:
@@ -41,6 +42,8 @@ class BlockCache:
         if self.used + new + private > self.blocks:
             return False
         for block in hashes:
+            if block not in self:
+                self._tell(True, block)
             self._idle.pop(block, None)
             self._users[block] = self._users.get(block, 0) + 1
         self._private += private
@@ -50,6 +53,9 @@ class BlockCache:
     def give_back(self, hashes: Sequence[int], private: int, filled: Sequence[int] = ()) -> None:
         """End a use. `filled`: the hashes that follow the chain, of private blocks that are full now and can be shared."""
         self._private -= private
+        for block in filled:
+            if block not in self:
+                self._tell(True, block)
         for block in reversed(filled):
             if block not in self._users:
                 self._idle[block] = None
@@ -63,8 +69,14 @@ class BlockCache:
 
     def clear(self) -> None:
         """Forget what is not in use."""
+        for block in self._idle:
+            self._tell(False, block)
         self._idle.clear()
 
     def _evict(self) -> None:
         while self._idle and self.used + len(self._idle) > self.blocks:
-            self._idle.popitem(last=False)
+            self._tell(False, self._idle.popitem(last=False)[0])
+
+    def _tell(self, came: bool, block: int) -> None:
+        if self.changes is not None:
+            self.changes.append((came, block))

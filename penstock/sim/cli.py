@@ -81,6 +81,13 @@ def parser() -> Parser:
         metavar="N",
         help="die when so many tokens were generated (default: never)",
     )
+    option(
+        "--kv-events",
+        type=int,
+        default=None,
+        metavar="PORT",
+        help="publish KV events there over ZMQ, as vLLM does; 0: any free port, named by GET /kv_event_sources (default: none)",
+    )
     return made
 
 
@@ -116,6 +123,7 @@ def settings_of(argv: Sequence[str]) -> SimSettings:
         fail_kind=given.fail_kind,
         fail_rate=given.fail_rate,
         kill_after_tokens=given.kill_after_tokens,
+        kv_events=given.kv_events,
     )
 
 

@@ -17,6 +17,7 @@ from aiohttp import web
 from penstock.sim import api, tokens
 from penstock.sim.engine import Engine, EngineSettings, Full, Job, Progress
 from penstock.sim.faults import Fault, Faults
+from penstock.sim.kv_events import Publisher
 from penstock.sim.metrics import CONTENT_TYPE, Page, accelerator
 
 SERVER_HEADER = "x-sim-server"
@@ -38,6 +39,7 @@ class SimSettings:
     fail_kind: str = "500"
     fail_rate: float = 0.0
     kill_after_tokens: int = 0  # the server dies when it has generated so many; 0: never
+    kv_events: int | None = None  # port of its KV events, 0: any free one; None: it publishes none
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +63,8 @@ class SimServer:
         self.faults = Faults(settings.fail_kind, settings.fail_rate)
         self.served = 0  # requests that came to the completion paths
         self.dead = asyncio.Event()
+        size = settings.engine.block_tokens
+        self.kv_events = None if settings.kv_events is None else Publisher(self.engine.cache, size)
         self._page = Page(self.engine, settings.models[0])
         self._dice = random.Random(settings.engine.seed)  # noqa: S311  # not for secrets
         self._ids = itertools.count(1)
@@ -89,6 +93,11 @@ class SimServer:
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/v1/chat/completions", self._completions)
         app.router.add_post("/sim", self._sim)
+        app.router.add_post("/tokenize", self._tokenize)
+        app.router.add_post("/reset_prefix_cache", self._reset)
+        if self.kv_events is not None:
+            app.router.add_get("/kv_event_sources", self._sources)
+            self.kv_events.start(self.settings.host, self.settings.kv_events or 0)
         app.on_response_prepare.append(self._sign)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
@@ -110,6 +119,8 @@ class SimServer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+        if self.kv_events is not None:
+            self.kv_events.stop()
 
     def die(self) -> None:
         """As if the process were killed: the port is closed and so is every connection, with a reset."""
@@ -164,14 +175,17 @@ class SimServer:
         words = tokens.generate(settings.engine.seed, prompt.text, limit)
         adapter = prompt.model if prompt.model in settings.loras else ""
         id_ = next(self._ids)
+        text = prompt.text + "".join(words).encode()
         job = Job(
             id=id_,
             prompt_tokens=prompt_tokens,
             max_tokens=limit,
-            hashes=tokens.chain(adapter, prompt.text + "".join(words).encode(), size),
+            hashes=tokens.chain(adapter, text, size),
             adapter=adapter,
             natural_end=prompt.max_tokens is None,
         )
+        if self.kv_events is not None:
+            self.kv_events.know(adapter, text, job.hashes)
         name = f"{'chatcmpl' if prompt.chat else 'cmpl'}-{settings.name}-{id_}"
         return job, api.Answer(name, prompt, prompt_tokens, words, int(time.time()))
 
@@ -222,6 +236,8 @@ class SimServer:
     # --- the engine's timer -------------------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
+        if self.kv_events is not None:
+            self.kv_events.flush()
         due = self.engine.next_time()
         if self._timer is not None:
             if due == self._due:
@@ -294,10 +310,36 @@ class SimServer:
             body=orjson.dumps({"object": "list", "data": models + adapters}), content_type="application/json"
         )
 
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        """vLLM: {"model", "messages" or "prompt", "return_token_strs"}."""
+        try:
+            body = await request.read()
+            text = api.prompt_of(body, chat=b'"messages"' in body).text
+        except api.ApiError as error:
+            return web.Response(status=error.status, body=error.body(), content_type="application/json")
+        found = {"count": tokens.count(text), "max_model_len": self.settings.max_model_len, "tokens": tokens.ids(text)}
+        return web.json_response({**found, "token_strs": tokens.strings(text)})
+
+    async def _sources(self, _: web.Request) -> web.Response:
+        port = self.kv_events.port if self.kv_events is not None else 0
+        source = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": f"tcp://*:{port}", "topic": ""}
+        return web.json_response({"0": {**source, "replay_endpoint": None}})
+
+    async def _reset(self, _: web.Request) -> web.Response:
+        """Empty the prefix cache, unless blocks are in use (as vLLM does)."""
+        if self.engine.cache.used:
+            return web.Response(status=409)
+        self.engine.cache.clear()
+        if self.kv_events is not None:
+            self.kv_events.flush(cleared=True)
+        return web.Response()
+
     async def _sim(self, request: web.Request) -> web.Response:
         """Change what fails, or `{"die": true}`; answers with what holds now."""
         try:
             fields = orjson.loads(await request.read())
+            if "drop_kv_events" in fields and self.kv_events is not None:
+                self.kv_events.dropping = bool(fields.pop("drop_kv_events"))
             if fields.pop("die", False):
                 asyncio.get_running_loop().call_soon(self.die)
             self.faults.change(fields)

@@ -14,10 +14,24 @@ BYTES = 4  # of one token
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 _SYLLABLES = tuple(f"{first}{vowel}{last} " for first in _CONSONANTS for vowel in _VOWELS for last in _CONSONANTS)
 
+_PLAIN = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}  # bytes that GPT-2's alphabet writes as they are
+_WRITTEN = {byte: 0x100 + index for index, byte in enumerate(sorted(set(range(0x100)) - _PLAIN))}
+
 
 def count(text: bytes) -> int:
     """Tokens of a text."""
     return -(-len(text) // BYTES)
+
+
+def ids(text: bytes) -> list[int]:
+    """The tokens of a text; the last one may be shorter."""
+    return [int.from_bytes(text[at : at + BYTES], "little") for at in range(0, len(text), BYTES)]
+
+
+def strings(text: bytes) -> list[str]:
+    """The same as a byte-level BPE tokenizer writes them: a character for each byte."""
+    written = text.decode("latin-1").translate(_WRITTEN)
+    return [written[at : at + BYTES] for at in range(0, len(text), BYTES)]
 
 
 def generate(seed: int, prompt: bytes, tokens: int) -> list[str]:

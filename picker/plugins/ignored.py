@@ -32,14 +32,12 @@ BUILT_IN: Mapping[str, str] = {
 
 # What stands in for these is coarser.
 APPROXIMATED: Mapping[str, str] = {
-    "precise-prefix-cache-producer": "replaced by the approximate prefix index: it learns from where requests went, not from "
-    "the servers' events",
     "burst-prefix-cache-producer": "replaced by the approximate prefix index, which knows of a request as soon as it is sent: "
     "no request is held back for others",
     "endpoint-notification-source": "not needed: endpoints come from the InferencePool",
     "k8s-notification-source": "not needed: endpoints come from the InferencePool",
-    "token-producer": "tokens are estimated, 4 bytes each; no tokenizer is asked",
-    "tokenizer": "tokens are estimated, 4 bytes each; no tokenizer is asked",
+    "token-producer": "tokens are estimated, 4 bytes each; where KV events are read, the servers' own tokenizers are asked",
+    "tokenizer": "tokens are estimated, 4 bytes each; where KV events are read, the servers' own tokenizers are asked",
     "vllmgrpc-parser": "gRPC requests pass through unread and are placed by load",
     "vertexai-parser": "such requests pass through unread and are placed by load",
     "local-syncer": "replicas learn on their own",

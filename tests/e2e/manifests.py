@@ -21,10 +21,14 @@ spec:
 POOL = "inference.networking.k8s.io"
 
 
-def pool(name: str, servers: Iterable[SimServer | str], *, mode: str = "", config: str = "") -> str:
-    """An InferencePool of these servers; `mode` is the picker's failureMode, `config` names an EndpointPickerConfig."""
+def pool(name: str, servers: Iterable[SimServer | str], *, mode: str = "", config: str = "", more: str = "") -> str:
+    """An InferencePool of these servers; `mode` is the picker's failureMode, `config` names an EndpointPickerConfig.
+
+    `more` is one more annotation.
+    """
     listed = ", ".join(each if isinstance(each, str) else each.address for each in servers)
     named = f"\n    penstock.dev/endpoint-picker-config: {config}" if config else ""
+    added = f"\n    {more}" if more else ""
     picker = f"\n  endpointPickerRef: {{name: picker, port: {{number: 9002}}, failureMode: {mode}}}" if mode else ""
     return f"""
 apiVersion: {POOL}/v1
@@ -32,7 +36,7 @@ kind: InferencePool
 metadata:
   name: {name}
   annotations:
-    penstock.dev/endpoints: "{listed}"{named}
+    penstock.dev/endpoints: "{listed}"{named}{added}
 spec:
   selector: {{matchLabels: {{app: {name}}}}}
   targetPorts: [{{number: 8000}}]{picker}

@@ -7,7 +7,8 @@ from picker.profile import read
 from picker.request import InferenceRequest
 from picker.scorers import View
 from picker.stage import Profile
-from xds_server.model.graph import Endpoint
+from xds_server.model.graph import Backend, Endpoint, Pool
+from xds_server.model.objects import ObjectRef
 
 NOW = 100.0
 
@@ -21,6 +22,11 @@ def endpoint(number: int, role: str = "", node: str = "", zone: str = "", **labe
     if role:
         found["llm-d.ai/role"] = role
     return Endpoint(f"10.0.0.{number}", 8000, node=node, zone=zone, labels=tuple(sorted(found.items())))
+
+
+def pool_of(*endpoints: Endpoint, **more: Any) -> Pool:
+    ref = ObjectRef("inference.networking.k8s.io", "InferencePool", "ns", "pool")
+    return Pool(ref, Backend("pool/ns/pool", ref, pool=True), endpoints, **more)
 
 
 def view(

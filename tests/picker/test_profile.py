@@ -72,7 +72,7 @@ def test_what_has_no_effect_is_said() -> None:
     found = read(
         config(
             {"type": "approx-prefix-cache-producer", "parameters": {"blockSizeTokens": 16}},
-            {"type": "precise-prefix-cache-producer"},
+            {"type": "burst-prefix-cache-producer"},
             {"type": "utilization-detector", "parameters": {"queueDepthThreshold": 9, "kvCacheUtilThreshold": 0.5}},
             featureGates=["flowControl"],
         )

@@ -274,6 +274,7 @@ class Pool:
     ttft_objective: float | None = None  # seconds, of requests that name none
     exporter: Exporter | None = None  # of its accelerators; None: as the configuration says
     unready: int = 0  # pods that it selects and that do not serve: a pool at zero has none of them either
+    kv_events: int | None = None  # port of the servers' KV events, 0: they are asked; None: as the configuration says
 
     @property
     def name(self) -> str:

@@ -37,6 +37,12 @@ ACCELERATORS = "penstock.dev/accelerator-metrics"
 """On an InferencePool: where its accelerators are measured: `PORT`, `PORT/PATH` or `/PATH` of each pod, `node:PORT` of its node."""
 
 _EXPORTER = re.compile(r"(?P<node>node:)?(?P<port>[0-9]{1,5})?(?P<path>/[!-~]*)?")
+KV_EVENTS = "penstock.dev/kv-events"
+"""On an InferencePool: where its servers publish their KV events: a port of the pod, or `auto` to ask each server.
+
+The data-parallel rank r, the pool's target port of this index, publishes on the port + r, as vLLM does.
+"""
+
 HOST_PORT = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<four>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
 
 
@@ -82,6 +88,12 @@ def pool_exporter(meta: Meta) -> Exporter | None:
     return Exporter(port, found["path"] or "/metrics", on_node=bool(found["node"]))
 
 
+def pool_kv_events(meta: Meta) -> int | None:
+    """The port where servers publish their KV events, 0 where they are to be asked; None without the annotation."""
+    text = meta.annotations.get(KV_EVENTS, "").strip()
+    return (0 if text == "auto" else int(text)) if text else None
+
+
 def check_pool(root: Fields, meta: Meta) -> None:
     """Refuse annotations of an InferencePool that do not say what they should."""
 
@@ -104,6 +116,9 @@ def check_pool(root: Fields, meta: Meta) -> None:
             ACCELERATORS,
             f"must be PORT, PORT/PATH, /PATH or node:PORT, got {str(error)[:60]!r}; DCGM's exporter has 9400",
         )
+    port = meta.annotations.get(KV_EVENTS, "auto").strip()
+    if port != "auto" and not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
+        refuse(KV_EVENTS, f"must be a port or `auto`, got {port[:60]!r}; write 5557, or remove the annotation")
     for name in (QUEUE_TTL, TTFT_OBJECTIVE):
         text = meta.annotations.get(name)
         if text is not None and not DURATION.pattern.fullmatch(text):

@@ -1,0 +1,141 @@
+"""Links: from blocks of a prompt's bytes, which the picker hashes, to blocks of tokens, which the servers tell of.
+
+A server's own tokenizer is asked, off the request path, once for a prefix. Its tokens stand in the text that the
+chat template rendered; the parts of the prompt are looked for there, and what lies between them belongs to the part that follows.
+So where a block of tokens ends is known to a few bytes, and what is in doubt counts as not cached.
+"""
+
+from bisect import bisect_left
+from codecs import charmap_build, charmap_encode
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+from picker.kv_blocks import ROOT
+from picker.prefix import BLOCK_BYTES
+
+MAX_LINKS = 1 << 18  # blocks of bytes: 64 MB of prompts, which takes about as much
+SETTLED = 16  # bytes behind a token after which what follows does not change it any more
+_PART = 8  # bytes: shorter parts are found by chance
+_MISSES = 8  # parts that the template has changed; then the rest is not looked for
+
+
+class Links:
+    """Block of bytes -> (key of the last block of tokens that ends in it or before, blocks of bytes that those tokens are).
+
+    Least recently linked goes first, and the tail of a chain before its head: a linked block has linked blocks before it.
+    """
+
+    __slots__ = ("_links", "get")
+
+    def __init__(self) -> None:
+        self._links: OrderedDict[int, tuple[int, int]] = OrderedDict()
+        self.get: Callable[[int], tuple[int, int] | None] = self._links.get
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def add(self, hashes: Sequence[int], links: Sequence[tuple[int, int]]) -> None:
+        """`links` of the first `hashes`; there may be fewer."""
+        found, touch = self._links, self._links.move_to_end
+        for index in range(min(len(links), len(hashes)) - 1, -1, -1):
+            found[hashes[index]] = links[index]
+            touch(hashes[index])
+        while len(found) > MAX_LINKS:
+            found.popitem(last=False)
+
+    def count(self, hashes: Sequence[int]) -> int:
+        """How many blocks are linked, from the first on."""
+        links = self._links
+        if not hashes or hashes[0] not in links:
+            return 0
+        if hashes[-1] in links:
+            return len(hashes)
+        return bisect_left(hashes, True, key=lambda block: block not in links)
+
+
+def links(blocks: int, keys: Sequence[int], ends: Sequence[int]) -> list[tuple[int, int]]:
+    """The links of a prompt of so many blocks of bytes. `keys` and `ends` (bytes, ascending) are those of its blocks of tokens.
+
+    A block of bytes counts as cached where most of it is: the next one, of which the server may have a part, is never counted.
+    """
+    if not ends:
+        return []
+    span = ends[-1] // len(ends)  # bytes of a block of tokens
+    found: list[tuple[int, int]] = []
+    passed = 0
+    for index in range(min(blocks, (ends[-1] + span) // BLOCK_BYTES)):
+        while passed < len(ends) and ends[passed] + SETTLED <= (index + 1) * BLOCK_BYTES:
+            passed += 1
+        covered = (ends[passed - 1] + BLOCK_BYTES // 2) // BLOCK_BYTES if passed else 0
+        found.append((keys[passed - 1] if passed else ROOT, covered))
+    return found
+
+
+def token_ends(count: int, block_tokens: int) -> list[int]:
+    """Where blocks of tokens end in a prompt that is token ids, 4 bytes each."""
+    return [(index + 1) * block_tokens * 4 for index in range(count // block_tokens)]
+
+
+def text_ends(prompt: bytes, strings: Sequence[str], block_tokens: int) -> list[int]:
+    """Where blocks of tokens end in a prompt, given the tokenizer's own strings; none of those after the prompt's last part."""
+    rendered, lengths = _rendered(strings)
+    at = list(accumulate(lengths))
+    parts = _parts(prompt, rendered)
+    found: list[int] = []
+    part = 0
+    for last in range(block_tokens - 1, len(strings), block_tokens):
+        end = at[last]
+        while part < len(parts) and parts[part][1] + parts[part][2] < end:
+            part += 1
+        if part == len(parts):
+            break
+        start, place, _ = parts[part]
+        found.append(start + max(end - place, 0))  # between two parts: known once the next one begins
+    return found
+
+
+def _parts(prompt: bytes, rendered: bytes) -> list[tuple[int, int, int]]:
+    """(where in the prompt, where in the rendered text, length) of each part that is in both. Roles stand between NULs."""
+    found: list[tuple[int, int, int]] = []
+    start = at = misses = 0
+    for whole in prompt.split(b"\0"):
+        part = whole.strip()  # templates do
+        place = rendered.find(part, at) if len(part) >= _PART else -1
+        if place >= 0:
+            found.append((start + whole.index(part), place, len(part)))
+            at = place + len(part)
+        elif len(part) >= _PART:
+            misses += 1
+            if misses == _MISSES:
+                break
+        start += len(whole) + 1
+    return found
+
+
+def _rendered(strings: Sequence[str]) -> tuple[bytes, list[int]]:
+    """The text of the tokens, and how many bytes each of them is."""
+    joined = "".join(strings)
+    if "\u2581" in joined and "\u0120" not in joined:  # SentencePiece writes a space so
+        each = [_piece(one) for one in strings]
+        return b"".join(each), list(map(len, each))
+    return charmap_encode(joined, "replace", _BYTES)[0], list(map(len, strings))
+
+
+def _piece(text: str) -> bytes:
+    if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+        try:
+            return bytes([int(text[3:5], 16)])
+        except ValueError:
+            pass
+    return text.replace("\u2581", " ").encode(errors="replace")
+
+
+def _byte_level() -> str:
+    """The character that byte-level BPE (GPT-2 and all after it) writes for each byte."""
+    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return "".join(chr(byte if byte in plain else next(others)) for byte in range(0x100))
+
+
+_BYTES = charmap_build(_byte_level())

@@ -1,0 +1,97 @@
+"""From bytes of a prompt to blocks of tokens: templates, tokenizers, and what is in doubt."""
+
+import random
+
+import orjson
+from hypothesis import given, strategies as st
+
+import picker.kv_links as module
+from penstock.sim import tokens
+from picker.kv_blocks import ROOT
+from picker.kv_links import Links, links, text_ends, token_ends
+from picker.prefix import BLOCK_BYTES
+from picker.request import parse
+
+WORDS = ("alpha ", "beta ", "gamma\n", "δέλτα ", "🙂", "{x: 1}")
+
+
+def text(seed: int, count: int) -> str:
+    return "".join(random.Random(seed).choices(WORDS, k=count))
+
+
+def prompt(*contents: str) -> bytes:
+    messages = [{"role": "user", "content": one} for one in contents]
+    body = orjson.dumps({"model": "m", "messages": messages})
+    return parse({":path": "/v1/chat/completions"}, body).prompt
+
+
+def rendered(*contents: str, trim: bool = False) -> str:
+    return (
+        "<s>"
+        + "".join(f"<|im_start|>user\n{one.strip() if trim else one}<|im_end|>\n" for one in contents)
+        + "<|assistant|>"
+    )
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=4), st.booleans())
+def test_tokens_are_found_where_they_stand_in_the_prompt(seeds: list[int], trim: bool) -> None:
+    contents = [text(seed, 60) for seed in seeds]
+    whole = rendered(*contents, trim=trim).encode()
+    given_, ends = prompt(*contents), text_ends(prompt(*contents), tokens.strings(whole), 4)  # 16 bytes a block
+    assert ends == sorted(ends)
+    assert len(ends) >= (len(given_) - 100) // 16
+    parts = [one.strip().encode() for one in contents]
+    starts = {at for one in parts for at in range(len(given_)) if given_.startswith(one, at)}
+    for index, end in enumerate(ends):
+        before = whole[: (index + 1) * 16]
+        # Inside a part just what was tokenized; between two parts all that is needed is that the next one has begun.
+        begun = given_[max(at for at in starts if at <= end) : end]
+        assert before.endswith(begun)
+
+
+def test_sentencepiece_writes_spaces_and_bytes_in_its_own_way() -> None:
+    strings = ["<s>", "\u2581Hello", "\u2581world", "<0x0A>", "ma\u00f1ana", "\u2581x" * 4]
+    whole = b"Hello world\nma\xc3\xb1ana x x x x"
+    assert text_ends(whole, strings, 3) == [len(b"Hello world"), len(whole)]
+
+
+def test_a_template_that_changes_a_part_leaves_only_that_in_doubt() -> None:
+    first, lost, last = text(1, 60), text(2, 60), text(3, 60)
+    whole = f"<|u|>{first}<|u|>something else<|u|>{last}<|a|>".encode()
+    given_ = prompt(first, lost, last)
+    ends = text_ends(given_, tokens.strings(whole), 4)
+    inside = [end for end in ends if given_.index(lost.encode()) < end < given_.index(last.encode())]
+    assert not inside
+    assert ends[-1] > given_.index(last.encode())
+
+
+def test_nothing_is_claimed_that_is_not_whole() -> None:
+    keys = list(range(1, 100))
+    found = links(4, keys, [(i + 1) * 64 for i in range(16)])  # 16 tokens of 4 bytes
+    assert found == [(3, 1), (7, 2), (11, 3), (15, 4)]
+    assert links(4, keys, [512, 1024]) == [(ROOT, 0), (ROOT, 0), (1, 2), (1, 2)]  # blocks of tokens that are larger
+    assert links(4, [], []) == []
+    assert links(9, keys, [300]) == [(ROOT, 0), (1, 1)]  # nothing is known of the rest
+
+
+@given(st.integers(1, 700), st.integers(0, 30), st.integers(0, 12))
+def test_a_link_needs_no_bytes_that_come_later(size: int, count: int, blocks: int) -> None:
+    ends = [(i + 1) * size for i in range(count)]
+    for index, (key, covered) in enumerate(links(blocks, list(range(count)), ends)):
+        assert covered <= index + 1
+        if key != ROOT:
+            assert ends[key] < (index + 1) * BLOCK_BYTES
+            assert abs(ends[key] - covered * BLOCK_BYTES) <= BLOCK_BYTES / 2
+
+
+def test_prompts_of_token_ids_need_no_tokenizer() -> None:
+    assert token_ends(10, 4) == [16, 32]
+
+
+def test_linked_blocks_begin_at_the_head_and_memory_is_bounded(monkeypatch) -> None:
+    monkeypatch.setattr(module, "MAX_LINKS", 5)
+    table = Links()
+    table.add([1, 2, 3, 4], [(9, 1)] * 4)
+    assert [table.count(one) for one in ([1, 2, 3, 4], [1, 2, 7], [7], [])] == [4, 2, 0, 0]
+    table.add([5, 6, 7], [(9, 1)] * 2)
+    assert (len(table), table.count([1, 2, 3, 4]), table.count([5, 6, 7])) == (5, 3, 2)

@@ -1,0 +1,194 @@
+"""Asking servers how prompts become tokens: what is asked, what is read, and when nobody is asked any more."""
+
+import asyncio
+import contextlib
+from array import array
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import orjson
+import pytest
+from aiohttp import web
+
+from penstock.sim.server import SimServer, SimSettings
+from picker.kv_messages import Batch
+from picker.kv_source import KvSource
+from picker.load import Load
+from picker.precise import Precise, Unlinked, Wanted
+from picker.prefix import PrefixIndex, hash_blocks
+from picker.request import InferenceRequest, parse
+from picker.tokenizer import LARGEST, Tokenizer, answer, question
+from tests.e2e.waiting import until
+from tests.picker._kv import stored
+
+TEXT = "word " * 200
+
+
+def request(path: str = "/v1/chat/completions", **content: object) -> InferenceRequest:
+    return parse({":path": path}, orjson.dumps({"model": "m", **content}))
+
+
+def asked(**content: object) -> dict:
+    found = question(request(**content), "target")
+    assert found is not None
+    assert found[1] is None
+    return orjson.loads(found[0])
+
+
+def test_a_chat_is_asked_for_as_it_will_be_rendered() -> None:
+    messages, tools = [{"role": "user", "content": "x"}], [{"type": "function"}]
+    found = asked(
+        messages=messages, tools=tools, chat_template_kwargs={"enable_thinking": False}, temperature=1, stream=True
+    )
+    assert found == {
+        "model": "target",
+        "return_token_strs": True,
+        "messages": messages,
+        "tools": tools,
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+
+
+def test_a_completion_is_asked_for_by_its_prompt() -> None:
+    expected = {"model": "target", "return_token_strs": True, "prompt": "hello"}
+    assert asked(path="/v1/completions", prompt="hello") == expected
+    assert asked(path="/v1/completions", prompt=["hello"]) == expected
+    assert asked(path="/generate", text="hello") == expected
+
+
+def test_token_ids_are_tokens_already() -> None:
+    assert question(request("/v1/completions", prompt=[1, 2]), "m") == (b"", array("I", [1, 2]).tobytes())
+
+
+def test_what_cannot_be_asked_for() -> None:
+    image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:x"}}]}]
+    assert question(request(messages=image), "m") is None
+    assert question(request("/v1/messages", messages=[]), "m") is None
+    assert question(request("/v1/completions", prompt=["a", "b"]), "m") is None
+    assert question(request("/v1/completions", prompt="x" * (LARGEST + 1)), "m") is None
+
+
+@pytest.mark.parametrize("page", [b"{", b"[]", b'{"tokens":[1]}', b'{"tokens":[1],"token_strs":[]}', b'{"tokens":["x"],"token_strs":["x"]}'])  # fmt: skip
+def test_what_is_no_answer(page: bytes) -> None:
+    with pytest.raises(ValueError, match=r"tokens|JSON|EOF|expected"):
+        answer(page)
+
+
+class Known:
+    def __init__(self) -> None:
+        self.found = Precise(PrefixIndex())
+        self.found.apply("a", Batch(0, (stored([1], None, range(16), 16),)), 0.0)
+
+    def precise(self, _: str) -> tuple[KvSource, Precise] | None:
+        return KvSource(), self.found
+
+
+def unlinked(text: str = TEXT, wanted: Wanted = "again") -> Unlinked:
+    found = request("/v1/completions", prompt=text)
+    return Unlinked("ns/pool", "base", found, hash_blocks(found.prompt, "base"), wanted)
+
+
+@asynccontextmanager
+async def tokenizer(known: Known, *servers: str, **options: float) -> AsyncIterator[Tokenizer]:
+    found = Tokenizer(known, lambda _: dict.fromkeys(servers, Load()), **options)
+    task = asyncio.create_task(found.run())
+    try:
+        yield found
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
+async def answering(handler) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_post("/tokenize", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_prompt_is_linked_by_what_the_server_says() -> None:
+    known, server = Known(), SimServer(SimSettings())
+    await server.start()
+    try:
+        async with tokenizer(known, server.address) as found:
+            found.ask(unlinked())
+            await until(lambda: found.linked, "the answer")
+            assert known.found.links[16].count(unlinked().hashes) == len(unlinked().hashes) == 3
+            assert found.note("ns/pool") == ""
+    finally:
+        await server.stop()
+
+
+async def test_a_pool_without_a_tokenizer_is_left_alone_and_says_so() -> None:
+    known, server = Known(), []
+
+    async def missing(_: web.Request) -> web.Response:
+        server.append(1)
+        return web.Response(status=404)
+
+    async with answering(missing) as address, tokenizer(known, address) as found:
+        found.ask(unlinked())
+        await until(lambda: found.note("ns/pool"), "a note")
+        assert "/tokenize" in found.note("ns/pool")
+        assert "404" in found.note("ns/pool")
+        found.ask(unlinked("other " * 100))
+        assert not found._waiting
+        assert server == [1]
+
+
+async def test_a_prompt_that_is_refused_is_not_asked_for_again() -> None:
+    known = Known()
+    known.found._prefixes.record("a", unlinked().hashes)
+
+    def wanted() -> bool:
+        return known.found.wants(unlinked().hashes, {"a": 3})
+
+    async def refusing(_: web.Request) -> web.Response:
+        return web.Response(status=400)
+
+    assert wanted()
+    async with answering(refusing) as address, tokenizer(known, address) as found:
+        found.ask(unlinked())
+        await until(lambda: not wanted(), "that it is known")
+        assert found.note("ns/pool") == ""
+
+
+async def test_what_cannot_be_reached_is_tried_again_later() -> None:
+    known, now = Known(), [0.0]
+    found = Tokenizer(known, lambda _: {"127.0.0.1:9": Load()}, clock=lambda: now[0], pause=10.0)
+    task = asyncio.create_task(found.run())
+    try:
+        found.ask(unlinked())
+        await until(lambda: found.note("ns/pool"), "a note")
+        found.ask(unlinked())
+        assert not found._waiting
+        now[0] = 10.0
+        found.ask(unlinked())
+        assert len(found._waiting) == 1
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def test_what_comes_for_the_first_time_waits_for_nobody() -> None:
+    found = Tokenizer(Known(), lambda _: {})
+    found.ask(unlinked("1 " * 300, "new"))
+    found.ask(unlinked("2 " * 300, "new"))
+    found.ask(unlinked("3 " * 300))
+    assert [one.wanted for one in found._waiting] == ["new", "again"]
+
+
+def test_what_does_not_fit_is_dropped() -> None:
+    found = Tokenizer(Known(), lambda _: {})
+    for number in range(100):
+        found.ask(unlinked(f"{number} " * 300))
+        found.ask(unlinked(f"{number} " * 300))  # the same again
+    assert len(found._waiting) == 32
