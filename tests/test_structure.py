@@ -18,6 +18,7 @@ ELSEWHERE = {
     "penstock/arguments.py": "tests/penstock/test_cli.py",
     "penstock/process.py": "tests/penstock/test_cli.py",
     "penstock/report.py": "tests/e2e/test_live_edit.py",
+    "penstock/gateway.py": "tests/penstock/test_run.py",
     "penstock/run.py": "tests/e2e/test_completions.py",
     "penstock/sim/__main__.py": "tests/sim/test_main.py",
     "penstock/sim/": "tests/sim/test_server.py",

@@ -17,8 +17,9 @@ from penstock.arguments import listen_of
 from penstock.demo import traffic
 from penstock.demo.targets import SIMULATE, Target, targets
 from penstock.demo.view import Figures, live, rows
+from penstock.gateway import Gateway
 from penstock.process import UserError, until_signal
-from penstock.run import Gateway, running
+from penstock.run import running
 from penstock.settings import Listen, Proxy, Settings
 from xds_server.model.graph import Graph
 from xds_server.model.objects import ClusterState, InferencePool

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from penstock.run import Gateway
+from penstock.gateway import Gateway
 from picker.facts import Outcome
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 from openai import AsyncOpenAI
 
-from penstock.run import Gateway, running
+from penstock.gateway import Gateway
+from penstock.run import running
 from penstock.settings import Listen, Proxy, Settings
 from penstock.sim.engine import EngineSettings
 from penstock.sim.latency import Latency

@@ -28,7 +28,7 @@ from observability.exporters.otlp import Otlp, resource
 from observability.exporters.prometheus import openmetrics, text
 from observability.exporters.spans import Spans
 from observability.log import RequestLog
-from penstock.run import Gateway
+from penstock.gateway import Gateway
 from penstock.settings import Settings
 from picker.completions import log_entry
 from picker.facts import Decision
