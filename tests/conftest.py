@@ -2,9 +2,14 @@
 
 import os
 
+import hypothesis
 import pytest
 
 from penstock.envoy import EnvoyMissing, find_envoy
+
+# No law is about wall-clock time: a busy machine is no mistake of ours.
+hypothesis.settings.register_profile("penstock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("penstock")
 
 
 def pytest_configure(config: pytest.Config) -> None:

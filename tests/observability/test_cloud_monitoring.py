@@ -100,7 +100,7 @@ async def test_a_restarted_gateway_begins_a_new_interval(fake: FakeMonitoring, c
 VALUES = st.lists(st.none() | st.integers(0, 3), min_size=1, max_size=6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(VALUES, min_size=1, max_size=4))
 def test_whatever_counters_do_no_point_is_refused(histories: list[list[int | None]]) -> None:
     """Endpoints come, go and come back, their counters fall: the series of a pool's members do all that."""

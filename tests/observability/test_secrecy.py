@@ -172,7 +172,7 @@ def request_with(secret: str, places: set[str]) -> tuple[dict[str, str], bytes]:
     return headers, orjson.dumps(body)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(secret=SECRETS, requests=st.lists(st.sets(st.sampled_from(PLACES), min_size=1), min_size=1, max_size=4))
 async def test_a_secret_reaches_no_sink(
     caplog: pytest.LogCaptureFixture, secret: str, requests: list[set[str]]

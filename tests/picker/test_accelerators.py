@@ -1,7 +1,7 @@
 """Accelerators: pages of DCGM's exporter, of its DaemonSet and its sidecar, and of TPUs."""
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from picker.accelerators import Busy, parse
 from xds_server.model.graph import Endpoint
@@ -54,7 +54,6 @@ def test_zero_is_idle_and_not_unknown() -> None:
     assert parse(b"DCGM_FI_DEV_GPU_UTIL 0\n").of("ns", A) == 0.0
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_page_can_be_read(page: bytes) -> None:
     found = parse(b"DCGM_FI_DEV_GPU_UTIL" + page + b"\nDCGM_FI_DEV_GPU_UTIL{" + page)

@@ -26,7 +26,7 @@ def through_json(records: list[DecisionRecord]) -> list[DecisionRecord]:
     return [one.record for one in found if one.record]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(configs(), POOLS, STEPS)
 def test_what_was_recorded_is_decided_again_bit_for_bit(config: Any, loads: Any, steps: list[Any]) -> None:
     records, answers = traffic(config, loads, steps)

@@ -283,5 +283,5 @@ class Machine(RuleBasedStateMachine):
             assert size <= limits.of(priority).size
 
 
-Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestMachine = Machine.TestCase

@@ -330,5 +330,5 @@ class OneOutcome(RuleBasedStateMachine):
         assert not self.table._sent
 
 
-OneOutcome.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+OneOutcome.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestOneOutcome = OneOutcome.TestCase

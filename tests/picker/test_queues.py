@@ -191,5 +191,5 @@ class Machine(RuleBasedStateMachine):
         assert bool(list(queues.order())) == bool(model)
 
 
-Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestMachine = Machine.TestCase

@@ -17,7 +17,7 @@ IDLE = tuple(Load(scraped=100.0) for _ in ENDPOINTS)
 ASK: dict[str, Any] = {"model": "m", "prompt": 300, "headers": {}, "image": True, "subset": None}
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(configs(), POOLS, st.lists(ASKS, min_size=1, max_size=4))
 def test_no_prompt_and_no_credential_is_in_any_record(config: Any, loads: Any, steps: list[Any]) -> None:
     """The canary is in the prompt, its image, the query, cookies, keys, authorization, user agent and session tokens."""

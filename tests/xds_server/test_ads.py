@@ -141,7 +141,7 @@ class SotwMachine(Machine):
 
 TestDelta = Machine.TestCase
 TestSotw = SotwMachine.TestCase
-TestDelta.settings = TestSotw.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestDelta.settings = TestSotw.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 def serving(cluster: str, *, delta: bool = True) -> Peer:

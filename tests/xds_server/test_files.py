@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from xds_server.latest import Latest
 from xds_server.model.objects import ClusterState, ConfigMap, HTTPRoute, Namespace, ObjectRef
@@ -294,7 +294,6 @@ def test_yaml_that_json_cannot_hold(text: str, words: str) -> None:
         load_yaml(text)
 
 
-@settings(deadline=None)
 @given(st.text(st.sampled_from("ab:-.# \n\t[]{}&*!|>'\"%?,0\r")) | st.text())
 def test_any_text_is_documents_or_broken(text: str) -> None:
     lines = text.count("\n") + 1
@@ -306,7 +305,6 @@ def test_any_text_is_documents_or_broken(text: str) -> None:
                 load(chunk.text)
 
 
-@settings(deadline=None)
 @given(st.lists(st.dictionaries(st.text("abc.", min_size=1), st.integers() | st.text("ab-\n"), min_size=1), max_size=5))
 def test_documents_are_cut_where_they_were_joined(documents: list[dict[str, object]]) -> None:
     text = "".join(f"---\n{json.dumps(document, indent=1)}\n" for document in documents)

@@ -102,7 +102,7 @@ KINDS = st.sampled_from(["rules", "rules", "rules", "rules", "route", "gone", "s
 
 
 @given(st.lists(st.tuples(routes(), KINDS), min_size=2, max_size=12), st.sampled_from([MERGED, IN_CLUSTER]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_what_is_brought_forward_is_what_is_made_from_nothing(
     edits: list[tuple[HTTPRoute, str]], setting: Setting
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 from ruamel.yaml import YAML
 
 from tests.xds_server.parse_cases import (
@@ -337,7 +337,6 @@ def known(document: Any, field: str) -> bool:
     return True
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(sorted(KINDS)), st.dictionaries(st.sampled_from(["spec", "data", "status", "metadata"]), ANY_JSON)
 )
@@ -350,7 +349,6 @@ def test_any_json_is_a_value_or_refused(kind: tuple[str, str], body: dict[str, A
             parse(document)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_changed_document_is_a_value_or_names_the_field(data: st.DataObject) -> None:
     document = copy.deepcopy(data.draw(st.sampled_from(VALID + GATEWAY_VALID)))

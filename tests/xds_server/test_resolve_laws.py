@@ -141,7 +141,7 @@ def oracle(objects: list[Object], request: tuple[str, str, str, tuple[tuple[str,
     return min(found)[1] if found else ""
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(worlds(), st.lists(Request, min_size=1, max_size=8))
 def test_every_request_goes_where_the_spec_says(
     objects: list[Object], requests: list[tuple[str, str, str, tuple[tuple[str, str], ...]]]
@@ -153,7 +153,7 @@ def test_every_request_goes_where_the_spec_says(
         assert (taken.name if taken else "") == oracle(objects, request)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(worlds().flatmap(lambda objects: st.tuples(st.just(objects), st.permutations(objects))))
 def test_the_order_of_objects_is_nothing(both: tuple[list[Object], list[Object]]) -> None:
     one, other = (resolve(ClusterState.of(objects)) for objects in both)
@@ -193,7 +193,7 @@ def without(found: Graph, name: str) -> Graph:
     return keep(found)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(worlds(), st.sampled_from([BAD_MATCH, BAD_FILTER, BAD_BACKEND]), st.sampled_from(PATTERNS))
 def test_a_bad_route_changes_nothing_for_others(objects: list[Object], bad: HTTPRule, hostname: str) -> None:
     meta = Meta(ref("HTTPRoute", "bad"), 1, "2020-01-01")

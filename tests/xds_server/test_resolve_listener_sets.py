@@ -212,7 +212,7 @@ Sets = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(Sets, st.sampled_from(NAMES), st.randoms(use_true_random=False))
 def test_precedence_is_a_matter_of_age_and_name_never_of_order(sets: list[ListenerSet], own: str, dice: Any) -> None:
     objects = [our_class(), opened("All", http("own", hostname=own)), *sets]

@@ -234,7 +234,7 @@ def oracle(objects: list[Object], name: str) -> str:
     return min(found)[1] if found else ""
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(worlds())
 def test_every_server_name_goes_where_the_spec_says(objects: list[Object]) -> None:
     held = served(resolve(ClusterState.of(objects)))
@@ -243,7 +243,7 @@ def test_every_server_name_goes_where_the_spec_says(objects: list[Object]) -> No
         assert taken == oracle(objects, name)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(worlds().flatmap(lambda objects: st.tuples(st.just(objects), st.permutations(objects))))
 def test_the_order_of_objects_is_nothing(both: tuple[list[Object], list[Object]]) -> None:
     one, other = (resolve(ClusterState.of(objects)) for objects in both)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from lupa.luajit21 import LuaRuntime
 
 from penstock.offline import envoy
@@ -124,14 +124,12 @@ def cut(text: bytes, places: list[int]) -> list[bytes]:
     return [text[begin:end] for begin, end in zip([0, *ends], [*ends, len(text)], strict=True)]
 
 
-@settings(deadline=None)
 @given(OBJECTS, STYLES, st.lists(st.integers(0, 5000), max_size=12))
 def test_of_an_answer_only_the_model_changes(value: dict[str, Any], style: dict[str, Any], places: list[int]) -> None:
     text = json.dumps(value, **style).encode()
     assert json.loads(b"".join(restored(cut(text, places), events=False))) == expected(value)
 
 
-@settings(deadline=None)
 @given(
     st.lists(OBJECTS, max_size=4),
     STYLES,
@@ -148,7 +146,6 @@ def test_of_a_stream_only_the_models_change(
     assert found.count(end) == len(values) + 1 and found.endswith(f"data: [DONE]{end}")
 
 
-@settings(deadline=None)
 @given(
     st.binary(max_size=200) | st.text(alphabet='model":{}[],\\\n dat', max_size=80).map(str.encode),
     st.booleans(),

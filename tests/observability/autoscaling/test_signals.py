@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from observability.autoscaling.signals import (
     BACKLOG,
@@ -45,7 +45,6 @@ def test_every_signal_is_a_metric_of_the_catalogue() -> None:
     assert {signal.metric.label_names for signal in SIGNALS.values()} == {("pool",)}
 
 
-@settings(deadline=None)  # a busy machine is no mistake of ours
 @given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 1)), min_size=1, max_size=8), st.integers(0, 100))
 def test_saturation_is_what_the_gateway_itself_goes_by(servers: list[tuple[int, float]], queued: int) -> None:
     rows = [figures(waiting=float(waits), kv_usage=usage) for waits, usage in servers]
@@ -196,7 +195,6 @@ def test_ranks_are_asked_for_by_the_pod() -> None:
     assert read(demand(*ranks)).value(DESIRED) == 3
 
 
-@settings(deadline=None)  # a busy machine is no mistake of ours
 @given(
     st.lists(
         st.builds(
