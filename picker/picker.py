@@ -68,8 +68,7 @@ def config_problems(pools: Iterable[Pool], own: Own | None = None) -> tuple[Prob
     return _problems(states)
 
 
-def _problems(states: Iterable[State]) -> tuple[Problem, ...]:
-    """Each once: pools may share a configuration."""
+def _problems(states: Iterable[State]) -> tuple[Problem, ...]:  # each once: pools may share a configuration
     return tuple(dict.fromkeys(problem for state in states for problem in state.problems()))
 
 
@@ -116,9 +115,7 @@ class Picker:
 
     def precise(self, pool: str) -> tuple[KvSource, Precise] | None:
         """Where its servers publish what they have cached, and what is known of that; None where nobody listens."""
-        state = self._states.get(pool)
-        source = None if state is None else state.kv_events
-        return None if state is None or source is None or state.precise is None else (source, state.precise)
+        return None if (state := self._states.get(pool)) is None else state.published
 
     def saturation(self, pool: str, now: float) -> float | None:
         """0 is idle, 1 and above is full; None for a pool that does not exist."""
@@ -357,8 +354,7 @@ class Picker:
         state = wish.state
         loads = self._signals.loads(state.pool.name)
         endpoints, names = state.candidates(wish.ask.subset)
-        matches = state.match(wish.hashes, now)
-        matched = [matches.get(name, 0) for name in names] if matches else [0] * len(names)
+        matched = state.matched(names, wish.hashes, now)
         found = [loads.get(name, NO_LOAD) for name in names]
         ask = wish.ask
         return View(ask.request, wish.model, endpoints, names, found, matched, len(wish.hashes), now, id=ask.id)
@@ -388,16 +384,14 @@ class Picker:
             explained=wish.explained,
             trace=ask.trace,
         )
-        if wish.hashes:
-            told = self._signals.loads(state.pool.name).get(best, NO_LOAD)
-            if wanted := state.sent(decision, pick.beside, wish.hashes, told, now):
-                self.on_unlinked(Unlinked(state.pool.name, wish.model, request, wish.hashes, wanted))
+        told = self._signals.loads(state.pool.name).get(best, NO_LOAD)
+        if wish.hashes and (wanted := state.sent(decision, pick.beside, wish.hashes, told, now)):
+            self.on_unlinked(Unlinked(state.pool.name, wish.model, request, wish.hashes, wanted))
         self._signals.started(decision, now)
         return decision
 
     def _find(self, pool: str) -> State | None:
-        if not pool:
-            pool = self._default
+        pool = pool or self._default
         if not pool and len(self._states) == 1:
             return next(iter(self._states.values()))
         return self._states.get(pool)

@@ -90,10 +90,12 @@ class Precise:
         self._recent = Recent(SPECULATIVE)
         self._expected: OrderedDict[str, _Expected] = OrderedDict()
         self._open = 0  # blocks of those
+        self._believed: dict[int, frozenset[str]] = {}  # see _precise; emptied when any feed changes
         self._in_vain: OrderedDict[int, None] = OrderedDict()  # blocks that were not found in what a tokenizer said
 
     def retain(self, endpoints: Collection[str]) -> None:
         """Forget every endpoint but these."""
+        self._believed.clear()
         for gone in [name for name in self.feeds if name not in endpoints]:
             del self.feeds[gone]
         self.held.retain(endpoints)
@@ -106,6 +108,7 @@ class Precise:
 
     def received(self, endpoint: str, frames: Sequence[bytes], now: float) -> None:
         """One message of the endpoint's publisher; one that cannot be read is a gap."""
+        self._believed.clear()
         feed = self._feed(endpoint)
         try:
             batch = decode(frames)
@@ -119,6 +122,7 @@ class Precise:
 
     def apply(self, endpoint: str, batch: Batch, now: float) -> None:
         """The next batch of events of the endpoint."""
+        self._believed.clear()
         feed = self._feed(endpoint)
         if feed.sequence is None or batch.sequence == 0:  # we are new, or its process is
             if feed.sequence is not None:
@@ -140,6 +144,7 @@ class Precise:
         """Nothing comes from there for now. The next batch tells whether anything was missed."""
         if endpoint in self.feeds:
             self.feeds[endpoint].joined = False
+            self._believed.clear()
 
     def resize(self, endpoint: str, blocks: int) -> None:
         """The server says how many blocks its cache has; 0 means that it does not say."""
@@ -195,16 +200,22 @@ class Precise:
             if not (linked := table.count(hashes)):
                 continue
             held = longest(self._holders(table), hashes, self.held.names)
-            for endpoint in held.keys() | sent.keys():  # all others have nothing
-                feed = self.feeds.get(endpoint)
-                if feed is None or feed.block_tokens != size or not feed.joined or feed.trust < BELIEVED:
-                    continue
-                blocks, went = held.get(endpoint, 0), sent.get(endpoint, 0)
-                covered = _covered(table, hashes, blocks)
+            covered = {blocks: _covered(table, hashes, blocks) for blocks in {0, *held.values()}}
+            for endpoint in self._precise(size) & (held.keys() | sent.keys()):  # all others have nothing
+                blocks = held.get(endpoint, 0)
                 if blocks == linked:  # nothing is missing as far as we can see; of the rest we know where it went
-                    found[endpoint] = max(covered, went)
+                    found[endpoint] = max(covered[blocks], sent.get(endpoint, 0))
                 else:  # it does not have all that was sent there, but may be at it
-                    found[endpoint] = self._recent.count(endpoint, hashes, covered, now)
+                    found[endpoint] = self._recent.count(endpoint, hashes, covered[blocks], now)
+        return found
+
+    def _precise(self, size: int) -> frozenset[str]:
+        """The endpoints that are believed, of those with blocks of this size."""
+        found = self._believed.get(size)
+        if found is None:
+            feeds = self.feeds.items()
+            found = frozenset(name for name, feed in feeds if feed.block_tokens == size and feed.mode == "precise")
+            self._believed[size] = found
         return found
 
     def _holders(self, table: Links) -> Callable[[int], int]:
@@ -271,7 +282,9 @@ class Precise:
             feed.silent += 1
             if feed.silent == _SILENT:  # it has stored blocks and told nobody
                 self._lost(expected.endpoint, feed)
+                self._believed.clear()
             return
+        self._believed.clear()
         had = cached / tokens * expected.blocks
         slack = 1.0 + feed.block_tokens / BLOCK_TOKENS
         wrong = max(expected.least - slack - had, had - slack - most, 0.0)

@@ -68,10 +68,18 @@ class State:
         """Where the servers publish what they have cached; None where that is not to be listened to."""
         return kv_source.of_pool(self.profile.kv_events, self.pool)
 
-    def match(self, hashes: Sequence[int], now: float) -> Mapping[str, int]:
-        """How many blocks of a prompt each endpoint has cached, as far as we know; absent: none."""
-        sent = self.prefixes.match(hashes)
-        return sent if self.precise is None else self.precise.match(hashes, sent, now)
+    @property
+    def published(self) -> tuple[KvSource, Precise] | None:
+        """That, and what is known of it."""
+        source = self.kv_events
+        return None if source is None or self.precise is None else (source, self.precise)
+
+    def matched(self, names: Sequence[str], hashes: Sequence[int], now: float) -> list[int]:
+        """How many blocks of a prompt each of these endpoints has cached, as far as we know."""
+        found = self.prefixes.match(hashes)
+        if self.precise is not None:
+            found = self.precise.match(hashes, found, now)
+        return [found.get(name, 0) for name in names] if found else [0] * len(names)
 
     def sent(self, decision: Decision, beside: Sequence[str], hashes: Sequence[int], told: Load, now: float) -> Wanted:
         """A request goes to its first endpoint, and its prompt to those `beside`. Gives whether to ask a tokenizer."""
