@@ -26,7 +26,7 @@ from picker.queues import Item
 from picker.record import Held, Recording, Records
 from picker.scorers import NO_LOAD, View
 from picker.stage import Pick, Profile
-from picker.state import State
+from picker.state import State, config_problems, problems_of
 from picker.turn import Turn, choose
 from xds_server.model.graph import Objective, Pool
 from xds_server.model.objects import Problem
@@ -58,18 +58,6 @@ class Wish:
     def explained(self) -> bool:
         """Whether its client is told the id of the record."""
         return self.recording is not None and self.recording.why == "asked"
-
-
-def config_problems(pools: Iterable[Pool], own: Own | None = None) -> tuple[Problem, ...]:
-    """What is wrong with the configurations of these pools, without serving them."""
-    states = [State(pool, own) for pool in pools]
-    for state in states:
-        state.update(state.pool)
-    return _problems(states)
-
-
-def _problems(states: Iterable[State]) -> tuple[Problem, ...]:  # each once: pools may share a configuration
-    return tuple(dict.fromkeys(problem for state in states for problem in state.problems()))
 
 
 class Picker:
@@ -106,7 +94,7 @@ class Picker:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """The profiles that could not be read, and the scorers of users that fail."""
-        return _problems(self._states.values())
+        return problems_of(self._states.values())
 
     def profile(self, pool: str) -> Profile | None:
         """The profile in force, with its notes."""
@@ -218,11 +206,9 @@ class Picker:
         state = wish.state
         if not state.pool.endpoints:
             return None  # nobody is served before it either
-        loads = self._signals.loads(state.pool.name)
-        found = [loads.get(str(endpoint), NO_LOAD) for endpoint in state.pool.endpoints]
-        full = flow.saturation(found, wish.ask.now, state.profile.thresholds, len(state.flow))
-        shed = state.profile.shed
-        if shed is not None and shed(found, wish.ask.now, wish.ask.id):
+        filling = self._filling(state, wish.ask.now)
+        full, shed = flow.saturation(*filling), state.profile.shed
+        if shed is not None and shed(filling[0], wish.ask.now, wish.ask.id):
             full = max(full, 1.0)
         return flow.admit(wish.objective.priority, full)
 

@@ -1,6 +1,6 @@
 """State: one pool, its profile, its queue, and what was learned about it. Owned by the Picker."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from picker import kv_source, limits, profile, schedule
 from picker.errors import ConfigError
@@ -109,3 +109,16 @@ class State:
         ref, source = self.pool.config_of or (self.pool.ref, "")
         faulty = [Problem(ref, "plugins", "FaultyScorer", message, source) for message in self.profile.problems]
         return faulty if self.problem is None else [self.problem, *faulty]
+
+
+def config_problems(pools: Iterable[Pool], own: Own | None = None) -> tuple[Problem, ...]:
+    """What is wrong with the configurations of these pools, without serving them."""
+    states = [State(pool, own) for pool in pools]
+    for state in states:
+        state.update(state.pool)
+    return problems_of(states)
+
+
+def problems_of(states: Iterable[State]) -> tuple[Problem, ...]:
+    """Each once: pools may share a configuration."""
+    return tuple(dict.fromkeys(problem for state in states for problem in state.problems()))
