@@ -15,7 +15,7 @@ from tests.e2e.world import QUICK, World, serving, sim, world
 
 pytestmark = pytest.mark.envoy
 OVERHEAD = 0.05  # seconds that the server takes for the first token
-EARLY = 0.002  # a timer of the server may fire so much before its time
+EARLY = 0.002  # a timer of the server may fire so much before its time, and a clock be read so much late
 
 
 async def stream(gateway: World, number: int) -> float:
@@ -43,4 +43,4 @@ async def test_ttft_of_the_gateway_is_between_the_servers_and_the_clients(tmp_pa
     for number, client in enumerate(seen):
         ttft = told[f"stream/{number}"]
         assert ttft is not None
-        assert OVERHEAD - EARLY <= ttft <= client
+        assert OVERHEAD - EARLY <= ttft <= client + EARLY
