@@ -21,6 +21,8 @@ _ABSENT: Mapping[str, str] = MappingProxyType(
         c.REQUEST_ERRORS_TOTAL.name: "until the first error",
         c.OBJECTS_INVALID.name: "while no object has a mistake",
         c.LEADER.name: "outside a cluster",
+        c.EXPORT_ERRORS_TOTAL.name: "where no door is open",
+        c.AUTOSCALE_SERVED_TOTAL.name: "until an autoscaler has asked",
         c.LOG_RECORDS_DROPPED_TOTAL.name: "where there is no request log",
         **dict.fromkeys(c.series_names(c.GATEWAY_QUEUE_DURATION_SECONDS), WAITED),
         **dict.fromkeys(c.series_names(c.PREFIX_PREDICTION_ERROR_TOKENS), CACHED),

@@ -23,6 +23,7 @@ FULL = Threshold(1.0, "set point")
 WAITED = "until a request has had to wait"
 STREAMED = "until a stream has ended with usage"
 CACHED = "until a server has told its cached tokens"
+_UNKNOWN = "while the figures of the pool are not known"
 ADAPTERS = "where no server has LoRA adapters"
 SERVER_ERRORS = share(rate_or_0(c.REQUEST_ERRORS_TOTAL, where='class="server"'), rate(c.REQUESTS_TOTAL))
 CACHED_SHARE = share(rate(c.TOKENS_TOTAL, where='type="cached_input"'), rate(c.TOKENS_TOTAL, where='type="input"'))
@@ -195,12 +196,14 @@ def endpoints() -> Board:
             ),
         ),
     )
+    busy = most(c.ENDPOINT_ACCELERATOR_UTILIZATION, at)
     choice = Row(
         *("Choice", "Who gets the requests?"),
         (
             Panel("Picks", (Query(picks, names(at)),), "1/s", kind="stacked"),
             Panel("Share of the pool's picks", (Query(fair, names(at)),), "10^2.%"),
             Panel("Unevenness of the KV caches", (uneven,), "10^2.%"),
+            Panel("Accelerators in use", (busy,), "10^2.%", empty="where no exporter tells it"),
         ),
     )
     health = Row(
@@ -260,4 +263,16 @@ def flow_control() -> Board:
             Panel("Requests in flight", (total(c.REQUESTS_INFLIGHT, by),), "1", kind="stacked"),
         ),
     )
-    return Board("flow-control", "Penstock flow control", (queue, times, shed, full))
+    return Board("flow-control", "Penstock flow control", (queue, times, shed, full, _autoscaling()))
+
+
+def _autoscaling() -> Row:
+    told = rates(c.AUTOSCALE_SERVED_TOTAL, "api,result")
+    panels = (
+        Panel("Pods that pools should have", (most(c.POOL_DESIRED_REPLICAS, "pool"),), "1", empty=_UNKNOWN),
+        Panel("Waiting, here and in the servers", (most(c.POOL_WAITING_REQUESTS, "pool"),), "1", empty=_UNKNOWN),
+        Panel("Backlog of tokens", (most(c.POOL_TOKEN_BACKLOG_SECONDS, "pool"),), "s", empty=_UNKNOWN),
+        Panel("Held for the pool", (total(c.POOL_INFLIGHT_REQUESTS, "pool"),), "1", empty=_UNKNOWN),
+        Panel("Answers to autoscalers", told, "1/s", kind="stacked"),
+    )
+    return Row("Autoscaling", "What autoscalers are told", panels)

@@ -33,8 +33,10 @@ metadata: {name: batch}
 spec: {priority: -1, poolRef: {name: narrow}}
 """
 PROMPT = "The same long beginning of every prompt, cached after the first. " * 40
-# What cannot be seen in this world: it is no cluster, and no object has a mistake.
+# What cannot be seen in this world: it is no cluster, no object has a mistake, nothing leaves by itself, no accelerators tell.
 UNSEEN = {
+    *("control-plane / Time to write", "PenstockExportFails", "PenstockAutoscalerBlind"),
+    *("endpoints / Accelerators in use",),
     *("control-plane / Objects with a mistake", "control-plane / Replicas that lead"),
     *("PenstockNoLeader", "PenstockObjectsInvalid"),
 }
