@@ -21,6 +21,7 @@ _ABSENT: Mapping[str, str] = MappingProxyType(
         c.REQUEST_ERRORS_TOTAL.name: "until the first error",
         c.OBJECTS_INVALID.name: "while no object has a mistake",
         c.LEADER.name: "outside a cluster",
+        c.PREFIX_TRUST_RATIO.name: "where no server sends KV events",
         c.EXPORT_ERRORS_TOTAL.name: "where no door is open",
         c.AUTOSCALE_SERVED_TOTAL.name: "until an autoscaler has asked",
         c.LOG_RECORDS_DROPPED_TOTAL.name: "where there is no request log",

@@ -108,6 +108,8 @@ def _serving() -> Iterator[Alert]:
         f"{aborted} / {_rate(c.REQUESTS_TOTAL, window='10m')} > 0.01",
         "5m",
     )
+    believed = f"max by (pool, endpoint) ({c.PREFIX_TRUST_RATIO.name})"
+    yield Alert("PenstockEventsDisbelieved", "KV events of a server are not believed", f"{believed} < 0.5", "15m")
     yield Alert("PenstockCachesUneven", "the KV caches of a pool fill unevenly", f"{uneven} > 0.25", "15m")
 
 

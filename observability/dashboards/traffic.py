@@ -23,6 +23,7 @@ FULL = Threshold(1.0, "set point")
 WAITED = "until a request has had to wait"
 STREAMED = "until a stream has ended with usage"
 CACHED = "until a server has told its cached tokens"
+_NO_EVENTS, _BELIEVED = "where no server sends KV events", Threshold(0.5, "approximate below", below=True)
 _UNKNOWN = "while the figures of the pool are not known"
 ADAPTERS = "where no server has LoRA adapters"
 SERVER_ERRORS = share(rate_or_0(c.REQUEST_ERRORS_TOTAL, where='class="server"'), rate(c.REQUESTS_TOTAL))
@@ -214,7 +215,16 @@ def endpoints() -> Board:
             Panel("At rest after failures", (most(c.ENDPOINT_RESTING, at),), "1"),
         ),
     )
-    return Board("endpoints", "Penstock endpoints", (load, choice, health))
+    return Board("endpoints", "Penstock endpoints", (load, choice, health, _caches(at)))
+
+
+def _caches(at: str) -> Row:
+    panels = (
+        Panel("KV events", rates(c.KV_EVENTS_TOTAL, at), "1/s"),
+        Panel("KV events missed", rates(c.KV_EVENT_GAPS_TOTAL, at), "1/s"),
+        Panel("Belief in the events", (most(c.PREFIX_TRUST_RATIO, at),), "10^2.%", (_BELIEVED,), empty=_NO_EVENTS),
+    )
+    return Row("Prefix caches", "What the servers say that they hold", panels)
 
 
 def flow_control() -> Board:

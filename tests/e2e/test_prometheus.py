@@ -33,10 +33,11 @@ metadata: {name: batch}
 spec: {priority: -1, poolRef: {name: narrow}}
 """
 PROMPT = "The same long beginning of every prompt, cached after the first. " * 40
-# What cannot be seen in this world: it is no cluster, no object has a mistake, nothing leaves by itself, no accelerators tell.
+# What cannot be seen in this world: it is no cluster, no object has a mistake, nothing leaves by itself, no
+# accelerators tell, servers send no KV events.
 UNSEEN = {
     *("control-plane / Time to write", "PenstockExportFails", "PenstockAutoscalerBlind"),
-    *("endpoints / Accelerators in use",),
+    *("endpoints / Accelerators in use", "endpoints / Belief in the events", "PenstockEventsDisbelieved"),
     *("control-plane / Objects with a mistake", "control-plane / Replicas that lead"),
     *("PenstockNoLeader", "PenstockObjectsInvalid"),
 }

@@ -193,6 +193,10 @@ SCENARIOS: dict[str, tuple[Series, Mapping[str, Mapping[str, str]]]] = {
         {'penstock_autoscale_served_total{api="keda",result="unknown"}': grows(4)},
         {"PenstockAutoscalerBlind": {"api": "keda"}},
     ),
+    "events that are not believed": (
+        {f'penstock_prefix_trust_ratio{{{POOL},endpoint="a:1"}}': stays(0.2)},
+        {"PenstockEventsDisbelieved": {**OF_POOL, "endpoint": "a:1"}},
+    ),
     "invented names": (
         once('penstock_label_overflow_total{label="model_name"}'),
         {"PenstockNamesOverflow": {"label": "model_name"}},
