@@ -1,7 +1,8 @@
 """What recording costs: a streamed request (one Decision, one Outcome with every figure known) through the Recorder and the
 collecting of spans. As by default one request of 20 is traced: it has exemplars and spans; a line says what a traced one costs.
 
-Run: python benchmarks/record.py [requests]. The last line is JSON.
+Run: python benchmarks/record.py [requests]. The last line is JSON. By default each of the 10 series gets as many requests as are put
+into buckets at once, so that this is paid for in every round.
 """
 
 import gc
@@ -18,6 +19,7 @@ from observability.exporters.prometheus import text
 from observability.exporters.spans import Spans
 from observability.record import Recorder
 from observability.registry import Registry
+from observability.series import FOLD
 from picker.facts import Decision, Outcome
 from picker.trace import NO_TRACE, Tracing
 
@@ -30,7 +32,7 @@ def requests(count: int, traced: int = 20) -> list[tuple[Decision, Outcome]]:
     tracing = Tracing(1.0)
     for n in range(count):
         model, endpoint, tokens = MODELS[n % 10], f"10.0.0.{n % 16}:8000", 100 + n % 300
-        common = ("ns/pool", model, model, "chat", n % 3, "tenant", True)
+        common = ("ns/pool", model, model, "chat", n % 10 % 3, "tenant", True)
         size, seconds = 900 + n % 5000, 0.0002 + n % 7 / 1e4
         trace = NO_TRACE if n % traced else tracing.of(f"id-{n}", {})
         decided = (16, 800, 16 * (n % 50), size, seconds)
@@ -106,4 +108,4 @@ def main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2_000)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else len(MODELS) * FOLD)

@@ -108,6 +108,8 @@ def _serving() -> Iterator[Alert]:
         f"{aborted} / {_rate(c.REQUESTS_TOTAL, window='10m')} > 0.01",
         "5m",
     )
+    believed = f"max by (pool, endpoint) ({c.PREFIX_TRUST_RATIO.name})"
+    yield Alert("PenstockEventsDisbelieved", "KV events of a server are not believed", f"{believed} < 0.5", "15m")
     yield Alert("PenstockCachesUneven", "the KV caches of a pool fill unevenly", f"{uneven} > 0.25", "15m")
 
 
@@ -184,6 +186,10 @@ def _ours() -> Iterator[Alert]:
     lag = _p(0.99, c.LOOP_LAG_SECONDS)
     decide = _p(0.99, c.SCHEDULE_DURATION_SECONDS, "pool")
     lost = _rate(c.REQUEST_ERRORS_TOTAL, 'reason="lost"', window="10m")
+    unwritten = _rate(c.EXPORT_ERRORS_TOTAL, by="door, signal, reason", window="10m")
+    unknown = _rate(c.AUTOSCALE_SERVED_TOTAL, 'result="unknown"', by="api", window="10m")
+    yield Alert("PenstockExportFails", "a part of the telemetry is not written", f"{unwritten} > 0", "15m")
+    yield Alert("PenstockAutoscalerBlind", "autoscalers get errors: the figures are old", f"{unknown} > 0", "10m")
     yield Alert("PenstockDown", "nobody tells of a running gateway", f"absent({c.BUILD_INFO.name})", "5m", "page")
     yield Alert("PenstockLoopLag", "the event loop wakes late: decisions wait", f"{lag} > 0.1", "5m")
     yield Alert("PenstockDecisionsSlow", "1 % of the decisions take longer than 10 ms", f"{decide} > 0.01", "10m")

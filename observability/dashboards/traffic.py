@@ -23,6 +23,8 @@ FULL = Threshold(1.0, "set point")
 WAITED = "until a request has had to wait"
 STREAMED = "until a stream has ended with usage"
 CACHED = "until a server has told its cached tokens"
+_NO_EVENTS, _BELIEVED = "where no server sends KV events", Threshold(0.5, "approximate below", below=True)
+_UNKNOWN = "while the figures of the pool are not known"
 ADAPTERS = "where no server has LoRA adapters"
 SERVER_ERRORS = share(rate_or_0(c.REQUEST_ERRORS_TOTAL, where='class="server"'), rate(c.REQUESTS_TOTAL))
 CACHED_SHARE = share(rate(c.TOKENS_TOTAL, where='type="cached_input"'), rate(c.TOKENS_TOTAL, where='type="input"'))
@@ -195,12 +197,14 @@ def endpoints() -> Board:
             ),
         ),
     )
+    busy = most(c.ENDPOINT_ACCELERATOR_UTILIZATION, at)
     choice = Row(
         *("Choice", "Who gets the requests?"),
         (
             Panel("Picks", (Query(picks, names(at)),), "1/s", kind="stacked"),
             Panel("Share of the pool's picks", (Query(fair, names(at)),), "10^2.%"),
             Panel("Unevenness of the KV caches", (uneven,), "10^2.%"),
+            Panel("Accelerators in use", (busy,), "10^2.%", empty="where no exporter tells it"),
         ),
     )
     health = Row(
@@ -211,7 +215,16 @@ def endpoints() -> Board:
             Panel("At rest after failures", (most(c.ENDPOINT_RESTING, at),), "1"),
         ),
     )
-    return Board("endpoints", "Penstock endpoints", (load, choice, health))
+    return Board("endpoints", "Penstock endpoints", (load, choice, health, _caches(at)))
+
+
+def _caches(at: str) -> Row:
+    panels = (
+        Panel("KV events", rates(c.KV_EVENTS_TOTAL, at), "1/s"),
+        Panel("KV events missed", rates(c.KV_EVENT_GAPS_TOTAL, at), "1/s"),
+        Panel("Belief in the events", (most(c.PREFIX_TRUST_RATIO, at),), "10^2.%", (_BELIEVED,), empty=_NO_EVENTS),
+    )
+    return Row("Prefix caches", "What the servers say that they hold", panels)
 
 
 def flow_control() -> Board:
@@ -260,4 +273,16 @@ def flow_control() -> Board:
             Panel("Requests in flight", (total(c.REQUESTS_INFLIGHT, by),), "1", kind="stacked"),
         ),
     )
-    return Board("flow-control", "Penstock flow control", (queue, times, shed, full))
+    return Board("flow-control", "Penstock flow control", (queue, times, shed, full, _autoscaling()))
+
+
+def _autoscaling() -> Row:
+    told = rates(c.AUTOSCALE_SERVED_TOTAL, "api,result")
+    panels = (
+        Panel("Pods that pools should have", (most(c.POOL_DESIRED_REPLICAS, "pool"),), "1", empty=_UNKNOWN),
+        Panel("Waiting, here and in the servers", (most(c.POOL_WAITING_REQUESTS, "pool"),), "1", empty=_UNKNOWN),
+        Panel("Backlog of tokens", (most(c.POOL_TOKEN_BACKLOG_SECONDS, "pool"),), "s", empty=_UNKNOWN),
+        Panel("Held for the pool", (total(c.POOL_INFLIGHT_REQUESTS, "pool"),), "1", empty=_UNKNOWN),
+        Panel("Answers to autoscalers", told, "1/s", kind="stacked"),
+    )
+    return Row("Autoscaling", "What autoscalers are told", panels)

@@ -9,6 +9,7 @@ from observability.dashboards.promql import mean, most, names, quantiles, rate, 
 from observability.dashboards.traffic import CACHED, CACHED_SHARE, STREAMED, card
 
 _CLUSTER = "outside a cluster"
+_NO_DOOR = "where no door is open"
 _UNCHANGED = "while nothing changes"
 
 
@@ -57,11 +58,24 @@ def control_plane() -> Board:
             Panel("CPU, of one core", (Query(rate(c.PROCESS_CPU_SECONDS_TOTAL), "cores"),), "1"),
             Panel("Memory", (Query(f"max({selected(c.PROCESS_RESIDENT_MEMORY_BYTES)})", "largest replica"),), "By"),
             Panel("Open files and sockets", (Query(f"max({selected(c.PROCESS_OPEN_FDS)})", "largest replica"),), "1"),
-            Panel("Log records dropped", rates(c.LOG_RECORDS_DROPPED_TOTAL, ""), "1/s"),
+            Panel("Log records dropped", _dropped(), "1/s"),
             Panel("Versions that run", (total(c.BUILD_INFO, "version"),), "1"),
         ),
     )
-    return Board("control-plane", "Penstock control plane", (fleet, config, process))
+    doors = Row(
+        *("Telemetry that leaves", "By the doors that write by themselves"),
+        (
+            Panel("Written", rates(c.EXPORTED_TOTAL, "door,signal"), "1/s", kind="stacked"),
+            Panel("Not written", rates(c.EXPORT_ERRORS_TOTAL, "door,signal,reason"), "1/s", kind="stacked"),
+            Panel("Time to write", quantiles(c.EXPORT_DURATION_SECONDS), "s", log_scale=True, empty=_NO_DOOR),
+        ),
+    )
+    return Board("control-plane", "Penstock control plane", (fleet, config, process, doors))
+
+
+def _dropped() -> tuple[Query, ...]:
+    kinds = ((c.LOG_RECORDS_DROPPED_TOTAL, "requests"), (c.DECISION_RECORDS_DROPPED_TOTAL, "decisions"))
+    return tuple(Query(rate_or_0(metric), legend) for metric, legend in kinds)
 
 
 def cost_and_tokens() -> Board:

@@ -185,6 +185,18 @@ SCENARIOS: dict[str, tuple[Series, Mapping[str, Mapping[str, str]]]] = {
     ),
     "log lines are lost": (once("penstock_log_records_dropped_total"), {"PenstockLogDrops": {}}),
     "ends are lost": (errors(0.3, "lost"), {"PenstockOutcomesLost": OF_POOL}),
+    "telemetry is not written": (
+        {'penstock_export_errors_total{door="otlp",signal="metrics",reason="unavailable"}': grows(5)},
+        {"PenstockExportFails": {"door": "otlp", "signal": "metrics", "reason": "unavailable"}},
+    ),
+    "autoscalers get errors": (
+        {'penstock_autoscale_served_total{api="keda",result="unknown"}': grows(4)},
+        {"PenstockAutoscalerBlind": {"api": "keda"}},
+    ),
+    "events that are not believed": (
+        {f'penstock_prefix_trust_ratio{{{POOL},endpoint="a:1"}}': stays(0.2)},
+        {"PenstockEventsDisbelieved": {**OF_POOL, "endpoint": "a:1"}},
+    ),
     "invented names": (
         once('penstock_label_overflow_total{label="model_name"}'),
         {"PenstockNamesOverflow": {"label": "model_name"}},
