@@ -17,13 +17,12 @@ from picker.load import Load
 from picker.plugins.flow_control import Thresholds
 from picker.queues import Item, Queues
 from picker.scorers import known, waiting
+from picker.spare import Others
 
 MAX_CONCURRENCY = 100  # requests in flight that saturate an endpoint of which nothing else is known
 MAX_RETRY_AFTER = 30  # seconds
 PATIENCE = 5.0  # seconds: where a request without an objective stands among those that have one
 ANSWER_TOKENS = 256  # what an answer costs a tenant's share: how long it will be nobody knows
-
-ALONE = 30.0  # seconds without any other request: then those of negative priority have the pool for themselves
 
 Verdict = Literal["sent", "refused", "wait", "full"]  # full: nobody else has a place either
 
@@ -119,7 +118,7 @@ class FlowControl:
         self.queues = Queues(limits.weights, limits.share)
         self.drain = Drain()
         self._deadlines: list[tuple[float, int, Item]] = []  # sorted
-        self._others = -inf  # when there was a request whose priority is not negative
+        self.others = Others()
 
     def configure(self, limits: Limits) -> None:
         """From now on: those that wait already are not asked again."""
@@ -128,13 +127,6 @@ class FlowControl:
 
     def __len__(self) -> int:
         return len(self.queues)
-
-    def spares(self, priority: int, now: float) -> bool:
-        """Whether a request of this priority leaves some of the room to others: a negative one does, while there are any."""
-        if priority >= 0:
-            self._others = now
-            return False
-        return now - self._others < ALONE
 
     def item(
         self, id_: str, priority: int, flow: str, *, tokens: int, size: int, now: float, ttl: float,

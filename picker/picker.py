@@ -302,18 +302,18 @@ class Picker:
         pool, bounds = state.pool, state.flow.limits
         if not pool.endpoints and ask.subset is None and bounds.enabled and not pool.backend.failover:
             return "full"  # of a pool with a failover nobody waits: it is asked next
-        turn = Turn(
-            ask.id,
-            wish.objective.priority,
-            whole=ask.subset is None,
-            limited=bounds.enabled,
-            crowded=len(state.flow) > 0,
-            spares=bounds.enabled and state.flow.spares(wish.objective.priority, now),
-            left=None if wish.ttft is None else wish.ttft - (now - ask.now),
-        )
         view = None
         try:
             view = self._view(wish, now)
+            turn = Turn(
+                ask.id,
+                wish.objective.priority,
+                whole=ask.subset is None,
+                limited=bounds.enabled,
+                crowded=len(state.flow) > 0,
+                others=state.flow.others.note(view, wish.objective.priority, now) if bounds.enabled else None,
+                left=None if wish.ttft is None else wish.ttft - (now - ask.now),
+            )
             found = (choose if wish.recording is None else wish.recording.choose)(view, state.profile, turn)
         except NoEndpoint as error:
             return self._denied(wish, Refused(503, "no_endpoints", str(error)), now, view)
