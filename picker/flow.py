@@ -141,6 +141,7 @@ class FlowControl:
             "edf": until,
         }[band.ordering]
         item = Item(id_, priority, flow if band.fair else "", tokens + ANSWER_TOKENS, size, now, until, key)
+        item.patient = band.ordering == "deadline" and objective is None
         if objective is not None and now + objective < until:
             item.until, item.why = now + objective, "slo_unreachable"
         elif priority < 0:
@@ -188,7 +189,7 @@ class FlowControl:
             pass
 
     def _turn(self, serve: Callable[[Item], Verdict], now: float) -> bool:
-        for item in self.queues.order():
+        for item in self.queues.order(now):
             verdict = serve(item)
             if verdict == "full":
                 return False
@@ -209,10 +210,10 @@ class FlowControl:
         """When somebody's time is over next; inf where nobody waits."""
         return self._deadlines[0][0] if self._deadlines else inf
 
-    def delay(self, item: Item) -> float:
-        """Seconds until `item` has its turn, if it waits: an estimate that errs on the side of hope; 0 where nothing is known."""
+    def delay(self, item: Item, now: float) -> float:
+        """Seconds from `now` until `item` has its turn, if it waits: an estimate that errs on the side of hope; 0 where nothing is known."""
         rate = self.drain.rate
-        return self.queues.ahead(item) / rate if rate else 0.0
+        return self.queues.ahead(item, now) / rate if rate else 0.0
 
     def refusal(self, reason: Reason, now: float) -> Refused:
         """What the client is told; when to come back is how long it takes until all that wait have had their turn."""

@@ -242,7 +242,7 @@ class Picker:
             latest = now + wish.ttft - room.after_slot(view)
             if latest < item.until:
                 item.until, item.why = latest, "slo_unreachable"
-        late = item.why == "slo_unreachable" and now + state.flow.delay(item) >= item.until
+        late = item.why == "slo_unreachable" and now + state.flow.delay(item, now) >= item.until
         if late or item.until <= now:
             reason: Reason = item.why if serving else "no_endpoints"
             return self._denied(wish, state.flow.refusal(reason, now), now)
