@@ -63,8 +63,9 @@ class Full(Fixed):
     """Every slot of every server is taken, until `leave`."""
 
     def __init__(self, pool: Pool) -> None:
-        self._speed = Speed(slots=8.0, seconds=2.0, seen=30.0)
-        self._full = Load(running=8, inflight=8, scraped=0.0, speed=self._speed)
+        # So slow that nobody is better off in its queue, and with a queue, so that nobody tries for one slot more.
+        speed = Speed(slots=8.0, seconds=10_000.0)
+        self._full = Load(waiting=1, running=8, inflight=8, scraped=0.0, speed=speed)
         self.now = {str(endpoint): self._full for endpoint in pool.endpoints}
 
     def leave(self, endpoint: str) -> None:
