@@ -1,6 +1,8 @@
 """What a decision costs: microseconds of CPU a request, from the protobuf bytes of Envoy's messages to those of the reply.
 
-As `penstock run` has it, one decision in a hundred is recorded; the last row is what it costs where each one is.
+As `penstock run` has it, one decision in a hundred is recorded; one row is what it costs where each one is. The last is a pool
+that is full: the request joins those that wait, a slot becomes free, and the one whose turn it is is picked for. Figures are
+medians of batches, as others may use the machine too.
 
 Run: python benchmarks/decide.py
 """
@@ -9,7 +11,9 @@ import json
 import random
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from statistics import median
 
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2
@@ -17,6 +21,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2
 from picker.ask import Ask
 from picker.facts import Decision
 from picker.kv_messages import Batch, Stored
+from picker.latency import Speed
 from picker.load import Load
 from picker.picker import Picker
 from picker.precise import Unlinked
@@ -40,7 +45,7 @@ class Fixed:
 
     def __init__(self, pool: Pool) -> None:
         chance = random.Random(1)
-        self._loads = {
+        self.now = {
             str(endpoint): Load(
                 waiting=chance.randrange(4), running=chance.randrange(20), kv_usage=chance.random(), scraped=0.0
             )
@@ -48,10 +53,27 @@ class Fixed:
         }
 
     def loads(self, _pool: str) -> Mapping[str, Load]:
-        return self._loads
+        return self.now
 
     def started(self, decision: Decision, now: float) -> None:
         pass
+
+
+class Full(Fixed):
+    """Every slot of every server is taken, until `leave`."""
+
+    def __init__(self, pool: Pool) -> None:
+        # So slow that nobody is better off in its queue, and with a queue, so that nobody tries for one slot more.
+        speed = Speed(slots=8.0, seconds=10_000.0)
+        self._full = Load(waiting=1, running=8, inflight=8, scraped=0.0, speed=speed)
+        self.now = {str(endpoint): self._full for endpoint in pool.endpoints}
+
+    def leave(self, endpoint: str) -> None:
+        """One of its requests ends."""
+        self.now[endpoint] = replace(self._full, inflight=7)
+
+    def started(self, decision: Decision, now: float) -> None:  # noqa: ARG002
+        self.now[decision.endpoints[0]] = self._full
 
 
 def messages(size: int, chance: random.Random) -> tuple[bytes, bytes]:
@@ -115,11 +137,33 @@ def told(picker: Picker, pool: Pool, bodies: list[bytes]) -> None:
         known[1].link(Unlinked(pool.name, request.model, request, hashes), tokens, None)
 
 
-def measure(size: int, endpoints: int, every: int = 100, *, events: bool = False) -> float:
+def pool_of(endpoints: int, *, events: bool = False) -> Pool:
     found = tuple(
         Endpoint(f"10.0.{i // 250}.{i % 250}", 8000, zone=f"z{i % 3}", node=f"n{i}") for i in range(endpoints)
     )
-    pool = Pool(REF, Backend("pool/default/pool", REF, pool=True), found, kv_events=5557 if events else None)
+    return Pool(REF, Backend("pool/default/pool", REF, pool=True), found, kv_events=5557 if events else None)
+
+
+def ask(session: ExtProcSession, data: Iterable[bytes]) -> None:
+    for one in data:
+        event = decode(one)
+        assert event is not None
+        for reply in session.receive(event, 1.0, 1.0):
+            encode(reply)
+
+
+def median_us(batch: Callable[[int], None], size: int = 5) -> float:
+    """Microseconds of CPU of one request; `batch` serves `size` of them, the first of which has this number."""
+    found: list[float] = []
+    while sum(found) < SECONDS:
+        start = time.process_time()
+        batch(len(found) * size)
+        found.append(time.process_time() - start)
+    return median(found) / size * 1e6
+
+
+def measure(size: int, endpoints: int, every: int = 100, *, events: bool = False) -> float:
+    pool = pool_of(endpoints, events=events)
     picker = Picker(Fixed(pool), records=Some(every))
     picker.update({pool.name: pool})
     chance = random.Random(2)
@@ -128,21 +172,42 @@ def measure(size: int, endpoints: int, every: int = 100, *, events: bool = False
         bodies = [external_processor_pb2.ProcessingRequest.FromString(body).request_body.body for _, body in different]
         told(picker, pool, bodies[:5])
         different = different[:5]
-    count, spent = 0, 0.0
-    while spent < SECONDS:
-        headers, body = different[count % len(different)]
-        start = time.process_time()
-        for _ in range(5):
-            session = ExtProcSession(picker, pool.name, f"id-{count}")
-            for data in (headers, body):
-                event = decode(data)
-                assert event is not None
-                for reply in session.receive(event, 1.0, 1.0):
-                    encode(reply)
+
+    def batch(first: int) -> None:
+        for number in range(first, first + 5):
+            session = ExtProcSession(picker, pool.name, f"id-{number}")
+            ask(session, different[number % len(different)])
             assert session.closed
-        spent += time.process_time() - start
-        count += 5
-    return spent / count * 1e6
+
+    return median_us(batch)
+
+
+def measure_full(size: int, endpoints: int, queue: int = 50) -> float:
+    """One request comes and one goes, in a pool where `queue` always wait."""
+    pool = pool_of(endpoints)
+    full = Full(pool)
+    picker = Picker(full, records=Some(100))
+    picker.update({pool.name: pool})
+    chance = random.Random(2)
+    different = [messages(size, chance) for _ in range(20)]
+    sessions: dict[str, ExtProcSession] = {}
+
+    def arrive(number: int) -> None:
+        session = sessions[f"id-{number}"] = ExtProcSession(picker, pool.name, f"id-{number}")
+        ask(session, different[number % 20])
+        assert session.waiting is not None
+
+    def batch(first: int) -> None:
+        for number in range(first + queue, first + queue + 5):
+            arrive(number)
+            full.leave(str(pool.endpoints[number % endpoints]))
+            ((id_, answer),) = picker.poll(1.0)
+            for reply in sessions.pop(id_).resume(answer):
+                encode(reply)
+
+    for number in range(queue):
+        arrive(number)
+    return median_us(batch)
 
 
 def main() -> None:
@@ -152,10 +217,13 @@ def main() -> None:
             for events in (False, True):
                 us = round(measure(size, endpoints, events=events), 1)
                 rows.append({"case": f"{name}, {endpoints} endpoints{', KV events' if events else ''}", "us": us})
-                print(f"{rows[-1]['case']:>35}  {us:8.1f} us")
+                print(f"{rows[-1]['case']:>41}  {us:8.1f} us")
     us = round(measure(SIZES["64 KB"], 100, every=1), 1)
     rows.append({"case": "64 KB, 100 endpoints, recorded", "us": us})
-    print(f"{rows[-1]['case']:>35}  {us:8.1f} us")
+    print(f"{rows[-1]['case']:>41}  {us:8.1f} us")
+    us = round(measure_full(SIZES["400 KB"], 100), 1)
+    rows.append({"case": "400 KB, 100 endpoints, full flow control", "us": us})
+    print(f"{rows[-1]['case']:>41}  {us:8.1f} us")
     print(json.dumps({"rows": rows}))
 
 

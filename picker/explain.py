@@ -12,7 +12,7 @@ from picker.health import healthy
 from picker.plugins.own import Own
 from picker.prefix import BLOCK_TOKENS
 from picker.record import Config, DecisionRecord, Tape, through
-from picker.scorers import View
+from picker.scorers import View, known
 from picker.stage import Pick, Profile
 from picker.turn import Verdict, choose, places
 
@@ -238,7 +238,7 @@ def explanation(record: DecisionRecord, profile: Profile) -> dict[str, Any]:
             {
                 "endpoint": name,
                 "load_age_seconds": view.now - load.scraped if load.scraped > float("-inf") else None,
-                "load_known": view.known[i],
+                "load_known": known(load, view.now),
                 "rests": i not in fit,
                 "room": room[i] if room else None,
                 "predicted_ttft_seconds": expected[i],

@@ -17,13 +17,12 @@ from picker.load import Load
 from picker.plugins.flow_control import Thresholds
 from picker.queues import Item, Queues
 from picker.scorers import known, waiting
+from picker.spare import Others
 
 MAX_CONCURRENCY = 100  # requests in flight that saturate an endpoint of which nothing else is known
 MAX_RETRY_AFTER = 30  # seconds
 PATIENCE = 5.0  # seconds: where a request without an objective stands among those that have one
 ANSWER_TOKENS = 256  # what an answer costs a tenant's share: how long it will be nobody knows
-
-ALONE = 30.0  # seconds without any other request: then those of negative priority have the pool for themselves
 
 Verdict = Literal["sent", "refused", "wait", "full"]  # full: nobody else has a place either
 
@@ -119,7 +118,7 @@ class FlowControl:
         self.queues = Queues(limits.weights, limits.share)
         self.drain = Drain()
         self._deadlines: list[tuple[float, int, Item]] = []  # sorted
-        self._others = -inf  # when there was a request whose priority is not negative
+        self.others = Others()
 
     def configure(self, limits: Limits) -> None:
         """From now on: those that wait already are not asked again."""
@@ -128,13 +127,6 @@ class FlowControl:
 
     def __len__(self) -> int:
         return len(self.queues)
-
-    def spares(self, priority: int, now: float) -> bool:
-        """Whether a request of this priority leaves some of the room to others: a negative one does, while there are any."""
-        if priority >= 0:
-            self._others = now
-            return False
-        return now - self._others < ALONE
 
     def item(
         self, id_: str, priority: int, flow: str, *, tokens: int, size: int, now: float, ttl: float,
@@ -149,6 +141,7 @@ class FlowControl:
             "edf": until,
         }[band.ordering]
         item = Item(id_, priority, flow if band.fair else "", tokens + ANSWER_TOKENS, size, now, until, key)
+        item.patient = band.ordering == "deadline" and objective is None
         if objective is not None and now + objective < until:
             item.until, item.why = now + objective, "slo_unreachable"
         elif priority < 0:
@@ -196,7 +189,7 @@ class FlowControl:
             pass
 
     def _turn(self, serve: Callable[[Item], Verdict], now: float) -> bool:
-        for item in self.queues.order():
+        for item in self.queues.order(now):
             verdict = serve(item)
             if verdict == "full":
                 return False
@@ -217,10 +210,10 @@ class FlowControl:
         """When somebody's time is over next; inf where nobody waits."""
         return self._deadlines[0][0] if self._deadlines else inf
 
-    def delay(self, item: Item) -> float:
-        """Seconds until `item` has its turn, if it waits: an estimate that errs on the side of hope; 0 where nothing is known."""
+    def delay(self, item: Item, now: float) -> float:
+        """Seconds from `now` until `item` has its turn, if it waits: an estimate that errs on the side of hope; 0 where nothing is known."""
         rate = self.drain.rate
-        return self.queues.ahead(item) / rate if rate else 0.0
+        return self.queues.ahead(item, now) / rate if rate else 0.0
 
     def refusal(self, reason: Reason, now: float) -> Refused:
         """What the client is told; when to come back is how long it takes until all that wait have had their turn."""

@@ -105,16 +105,19 @@ class _Pending:
 
 @dataclass(slots=True)
 class _Sent:
-    """What one endpoint has of ours; `count` and `tokens` leave out the ghosts."""
+    """What one endpoint has of ours; `count`, `tokens` and `sheddable` leave out the ghosts."""
 
     requests: dict[str, _Pending] = field(default_factory=dict)  # oldest first
     count: int = 0
     tokens: int = 0
+    sheddable: int = 0  # of `count`: those of negative priority
     completed: float = float("-inf")  # `since` of the latest sent among those that ended well
 
     def weigh(self, pending: _Pending, sign: int) -> None:
         self.count += sign
         self.tokens += sign * pending.tokens
+        if pending.decision.priority < 0:
+            self.sheddable += sign
 
 
 class InFlight:
@@ -212,6 +215,11 @@ class InFlight:
     def count(self, endpoint: str) -> int:
         sent = self._sent.get(endpoint)
         return sent.count if sent else 0
+
+    def sheddable(self, endpoint: str) -> int:
+        """Those of negative priority among the requests that `count` counts."""
+        sent = self._sent.get(endpoint)
+        return sent.sheddable if sent else 0
 
     def tokens(self, endpoint: str) -> int:
         """Uncached prompt tokens of the requests that `count` counts."""

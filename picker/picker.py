@@ -225,7 +225,7 @@ class Picker:
             latest = now + wish.ttft - room.after_slot(view)
             if latest < item.until:
                 item.until, item.why = latest, "slo_unreachable"
-        late = item.why == "slo_unreachable" and now + state.flow.delay(item) >= item.until
+        late = item.why == "slo_unreachable" and now + state.flow.delay(item, now) >= item.until
         if late or item.until <= now:
             reason: Reason = item.why if serving else "no_endpoints"
             return self._denied(wish, state.flow.refusal(reason, now), now)
@@ -285,18 +285,18 @@ class Picker:
         pool, bounds = state.pool, state.flow.limits
         if not pool.endpoints and ask.subset is None and bounds.enabled and not pool.backend.failover:
             return "full"  # of a pool with a failover nobody waits: it is asked next
-        turn = Turn(
-            ask.id,
-            wish.objective.priority,
-            whole=ask.subset is None,
-            limited=bounds.enabled,
-            crowded=len(state.flow) > 0,
-            spares=bounds.enabled and state.flow.spares(wish.objective.priority, now),
-            left=None if wish.ttft is None else wish.ttft - (now - ask.now),
-        )
         view = None
         try:
             view = self._view(wish, now)
+            turn = Turn(
+                ask.id,
+                wish.objective.priority,
+                whole=ask.subset is None,
+                limited=bounds.enabled,
+                crowded=len(state.flow) > 0,
+                others=state.flow.others.note(view, wish.objective.priority, now) if bounds.enabled else None,
+                left=None if wish.ttft is None else wish.ttft - (now - ask.now),
+            )
             found = (choose if wish.recording is None else wish.recording.choose)(view, state.profile, turn)
         except NoEndpoint as error:
             return self._denied(wish, Refused(503, "no_endpoints", str(error)), now, view)

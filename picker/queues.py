@@ -2,14 +2,18 @@
 
 Between bands: the higher first, except that a band that waits gets at least SHARE of the turns, so that none starves. Inside a
 band: start-time fair queueing (Goyal, Vin and Cheng 1996), which is what weighted deficit round robin approximates: the tenant
-that was given the least, in tokens, is next, and one that was idle saves nothing up. Inside a tenant: by `Item.key`.
+that was given the least, in tokens, is next, and one that was idle saves nothing up. Inside a tenant: by `Item.key`; but in a
+queue that stands, of those that are in no hurry the newest is first (adaptive LIFO, Maurer, "Fail at Scale", 2015): in the order
+of arrival all would wait equally long there, and all too long.
 Compare llm-d router 0.10, pkg/epp/flowcontrol, whose bands are strict and whose default between tenants is no fairness at all.
 """
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count
+from heapq import merge
+from itertools import count, islice, zip_longest
+from math import inf
 from sys import maxsize
 from typing import Any
 
@@ -19,6 +23,7 @@ SHARE = 0.05  # of the turns, guaranteed to a band that waits; all such bands to
 SCAN = (
     16  # requests that may be passed over, because none of their own endpoints is free, before the rest must wait too
 )
+STANDING = 5.0  # seconds in which a band was never empty: no burst, but more than the servers can do
 REMEMBERED = 1024  # idle tenants whose share is remembered: clients name their tenant themselves
 
 
@@ -35,6 +40,7 @@ class Item:
     until: float  # then it is answered, whatever comes
     key: float  # the lower, the earlier inside its tenant
     why: Reason = "queue_ttl"  # it is refused at `until`
+    patient: bool = False  # whether the newest may go first: nobody has said by when it must be served
     ask: Any = None  # the caller's
     number: int = -1  # order of arrival; given by Queues
 
@@ -45,18 +51,35 @@ _Entry = tuple[float, int, Item]  # key, number: unique, so items are never comp
 @dataclass(slots=True)
 class _Flow:
     tag: float  # what it was given, over its weight, on the band's scale
-    entries: list[_Entry] = field(default_factory=list)  # sorted
+    strict: list[_Entry] = field(default_factory=list)  # sorted
+    patient: list[_Entry] = field(default_factory=list)  # sorted
+    newest: bool = False  # whose turn it is in a queue that stands: both have every second one
+
+    def of(self, item: Item) -> list[_Entry]:
+        return self.patient if item.patient else self.strict
+
+    def order(self, standing: bool) -> Iterator[_Entry]:
+        """Whose turn it is, then whose it would be without that one."""
+        if not self.patient:
+            return iter(self.strict)
+        if not standing:
+            return merge(self.strict, self.patient) if self.strict else iter(self.patient)
+        if not self.strict:
+            return reversed(self.patient)
+        both = (reversed(self.patient), self.strict) if self.newest else (self.strict, reversed(self.patient))
+        return (entry for pair in zip_longest(*both) for entry in pair if entry is not None)
 
 
 class _Band:
     """One priority. Lists are sorted, and searched: moving a few thousand pointers costs less than a tree."""
 
-    __slots__ = ("_given", "_idle", "_order", "credit", "entries", "flows", "size", "weights")
+    __slots__ = ("_given", "_idle", "_order", "credit", "entries", "flows", "since", "size", "weights")
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self.flows: dict[str, _Flow] = {}  # those that wait
         self.entries: list[_Entry] = []  # of all flows
         self.size = 0
+        self.since = inf  # somebody has always waited
         self.credit = 0.0  # turns that it was owed while others had theirs
         self._order: list[tuple[float, str]] = []  # (tag, flow) of those that wait
         self._idle: dict[str, float] = {}  # flow -> tag, where it is ahead of `_given`
@@ -65,27 +88,32 @@ class _Band:
 
     def add(self, item: Item) -> None:
         entry = (item.key, item.number, item)
+        if not self.entries:
+            self.since = item.since
         insort(self.entries, entry)
         self.size += item.size
         flow = self.flows.get(item.flow)
         if flow is None:
             flow = self.flows[item.flow] = _Flow(max(self._given, self._idle.pop(item.flow, 0.0)))
             insort(self._order, (flow.tag, item.flow))
-        insort(flow.entries, entry)
+        insort(flow.of(item), entry)
 
     def remove(self, item: Item, *, charge: bool) -> None:
         entry = (item.key, item.number, item)
         del self.entries[bisect_left(self.entries, entry)]
         self.size -= item.size
         flow = self.flows[item.flow]
-        del flow.entries[bisect_left(flow.entries, entry)]
-        if flow.entries and not charge:
+        entries = flow.of(item)
+        del entries[bisect_left(entries, entry)]
+        waits = bool(flow.strict or flow.patient)
+        if waits and not charge:
             return
         del self._order[bisect_left(self._order, (flow.tag, item.flow))]
         if charge:
             self._given = max(self._given, flow.tag)
             flow.tag += item.cost / self.weights.get(item.flow, 1.0)
-        if flow.entries:
+            flow.newest = not item.patient
+        if waits:
             insort(self._order, (flow.tag, item.flow))
             return
         del self.flows[item.flow]
@@ -99,21 +127,28 @@ class _Band:
             while len(self._idle) > REMEMBERED:
                 del self._idle[next(iter(self._idle))]
 
-    def __iter__(self) -> Iterator[Item]:
-        """Whose turn it is, then whose it would be if that one cannot be served: every tenant's first, then every second."""
-        flows = [self.flows[name].entries for _, name in self._order[:SCAN]]
-        for depth in range(SCAN):
-            for entries in flows:
-                if depth < len(entries):
-                    yield entries[depth][2]
+    def stands(self, now: float) -> bool:
+        return bool(self.entries) and now - self.since > STANDING
 
-    def ahead(self, item: Item) -> int:
+    def order(self, now: float) -> Iterator[Item]:
+        """Whose turn it is, then whose it would be if that one cannot be served: every tenant's first, then every second."""
+        standing = self.stands(now)
+        flows = [self.flows[name].order(standing) for _, name in self._order[:SCAN]]
+        for row in islice(zip_longest(*flows), SCAN):
+            for entry in row:
+                if entry is not None:
+                    yield entry[2]
+
+    def ahead(self, item: Item, now: float) -> int:
         """About how many of this band have their turn before `item`, which need not wait yet: rather too few than too many."""
         entry = (item.key, item.number if item.number >= 0 else maxsize, item)
-        here = bisect_left(self.entries, entry)
         flow = self.flows.get(item.flow)
-        own = bisect_left(flow.entries, entry) if flow else 0
-        return min(here, (own + 1) * max(len(self.flows), 1) - 1)
+        others = max(len(self.flows), 1)
+        if self.stands(now):
+            own = bisect_left(flow.strict, entry) if flow and not item.patient else 0
+            return (2 * own + 1) * others - 1
+        own = bisect_left(flow.strict, entry) + bisect_left(flow.patient, entry) if flow else 0
+        return min(bisect_left(self.entries, entry), (own + 1) * others - 1)
 
 
 class Queues:
@@ -185,23 +220,23 @@ class Queues:
         for band in below:
             band.credit += min(self._share, 0.5 / len(below))
 
-    def order(self) -> Iterator[Item]:
-        """Whose turn it is, then at most SCAN others that may be tried instead. Not to be changed while it is walked."""
+    def order(self, now: float = -inf) -> Iterator[Item]:
+        """Whose turn it is at `now`, then at most SCAN others that may be tried instead. Not to be changed while it is walked."""
         waiting = [band for band in self._bands.values() if band.entries]
         owed = [band for band in waiting if band.credit >= 1.0]
         left = SCAN + 1
         for band in (*owed, *(band for band in waiting if band.credit < 1.0)):
-            for item in band:
+            for item in band.order(now):
                 yield item
                 left -= 1
                 if not left:
                     return
 
-    def ahead(self, item: Item) -> int:
+    def ahead(self, item: Item, now: float = -inf) -> int:
         """About how many have their turn before `item`, which need not wait yet."""
         above = sum(len(band.entries) for priority, band in self._bands.items() if priority > item.priority)
         band = self._bands.get(item.priority)
-        return above + (band.ahead(item) if band else 0)
+        return above + (band.ahead(item, now) if band else 0)
 
     def last(self, below: int) -> Item | None:
         """The one to give up first among those of a lower priority: of the lowest, the last that came."""

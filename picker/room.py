@@ -15,11 +15,6 @@ from picker.scorers import STALE_ERRORS, View, waiting
 
 FEEDBACK = 0.03  # seconds from the end of a request until the next one arrives: Envoy batches its log for 20 ms
 MAX_CONCURRENCY = 100  # requests that a server is given at once which cannot be scraped, while others wait
-# What requests of negative priority may take of the slots while there are others: a full server is slow for everybody, and a
-# prompt that comes to a server evicts those of others there. What that costs and brings: docs/quality.md, flood.
-HELD_BACK = 0.6  # where their prompt is cached
-HELD_BACK_COLD = 0.25  # elsewhere; not 0, or all that share a prompt would wait for one server
-_WARM = 0.8  # of the longest match counts as cached
 PROBES = 32  # one request in so many finds out
 
 
@@ -55,15 +50,6 @@ def free(view: View, *, crowded: bool = False, share: float = 1.0, probe: bool =
         or (not crowded and load.speed.slots == inf)
         or has_room(load, crowded=crowded, share=share, probe=probe)
         for load in view.loads
-    ]
-
-
-def spared(view: View, *, crowded: bool = False) -> list[bool]:
-    """For each candidate whether it has room for a request of negative priority beside those of others."""
-    warm = _WARM * max(view.matched, default=0)
-    return [
-        has_room(load, crowded=crowded, share=HELD_BACK if matched >= warm else HELD_BACK_COLD)
-        for load, matched in zip(view.loads, view.matched, strict=True)
     ]
 
 

@@ -61,13 +61,14 @@ class View:
     now: float
     peer: Endpoint | None = None  # that another stage of this request has been given: decode, where prefill is picked
     id: str = ""  # of the decision: the only source of chance
-    known: list[bool] = field(init=False)
     predicted: list[float] | None = field(
         default=None, init=False
     )  # seconds, once ttft.predict was asked; not to be changed
 
-    def __post_init__(self) -> None:
-        self.known = [known(load, self.now) for load in self.loads]
+    @property
+    def known(self) -> list[bool]:
+        """For each candidate whether its scraped figures can be believed."""
+        return [known(load, self.now) for load in self.loads]
 
     def only(self, kept: Sequence[int]) -> "View":
         """The same with only these candidates."""
@@ -122,7 +123,7 @@ def lora_filter(view: View) -> list[int]:
     everybody = range(len(loads))
     if not model or not any(load.max_loras and model in load.loras | load.loras_waiting for load in loads):
         return list(everybody)
-    return [i for i in everybody if view.known[i] and _adapter(loads[i], model) > 0] or list(everybody)
+    return [i for i in everybody if known(loads[i], view.now) and _adapter(loads[i], model) > 0] or list(everybody)
 
 
 # --- scorers ----------------------------------------------------------------------------------------------------------
@@ -247,7 +248,7 @@ def max_score_picker(count: int = 3, good: float = 0.0) -> Picker:
         if count == 1 and len(ties) == 1:
             return ties
         luck = _hashes(view, request_id)
-        order = sorted(range(len(scores)), key=lambda i: (-scores[i], luck[i]))
+        order = [i for _, _, i in sorted(zip([-score for score in scores], luck, range(len(scores)), strict=True))]
         enough = sum(score >= good * top for score in scores) if good else len(order)
         return (_spread(view, order[:enough], count) + order[enough:])[:count]
 

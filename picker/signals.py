@@ -215,7 +215,9 @@ class Signals:
         prefill = self._prefills.get(endpoint, _UNKNOWN.prefill) if counts[0] else _UNKNOWN.prefill
         speed, resting = self.latency.speed(endpoint), self.health.until(endpoint)
         accelerators = self._accelerators.get(endpoint, figures.utilization)
-        return _with(figures, figures.errors, *counts, speed, prefill, resting, accelerators)
+        return _with(
+            figures, figures.errors, *counts, speed, prefill, resting, accelerators, inflight.sheddable(endpoint)
+        )
 
 
 def _with(
@@ -228,6 +230,7 @@ def _with(
     prefill: tuple[float, float, float] = _UNKNOWN.prefill,
     resting: float = _UNKNOWN.resting,
     utilization: float | None = None,
+    sheddable: int = 0,
 ) -> Load:
     """dataclasses.replace takes three times as long."""
     return Load(
@@ -248,4 +251,5 @@ def _with(
         speed,
         prefill,
         resting,
+        sheddable,
     )

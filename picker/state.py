@@ -53,6 +53,7 @@ class State:
         self.pool, self._everybody = pool, None
         names = {str(endpoint) for endpoint in pool.endpoints}
         self.prefixes.retain(names)
+        self.flow.others.retain(names)
         if pool.config != self.config:
             self._configure(pool)
         if self.kv_events is None:

@@ -6,9 +6,10 @@ The Picker asks when a request comes, and again when one that waits may go; `pen
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from picker import room, schedule
+from picker import room, schedule, spare
 from picker.errors import NoEndpoint
 from picker.scorers import View
+from picker.spare import Peaks
 from picker.stage import Pick, Profile, Run
 
 # wait: not now; full: nobody else has a place either; late: its objective cannot be met, nor could it be later.
@@ -24,7 +25,7 @@ class Turn:
     whole: bool = True  # the whole pool is open to it: the gateway gave no subset
     limited: bool = True  # flow control is on: nobody is sent where there is no room
     crowded: bool = False  # others wait
-    spares: bool = False  # it leaves some of the room to others: see FlowControl.spares
+    others: Peaks | None = None  # what it leaves to requests of other priorities: see spare.py
     left: float | None = None  # seconds until its first token is late; None: it has no objective
 
 
@@ -48,7 +49,9 @@ def places(view: View, turn: Turn) -> tuple[list[bool], bool]:
     """For each candidate whether it has room for this request; and whether the request is one that finds out if there is more."""
     if not turn.limited:
         return [True] * len(view.names), False
-    found = room.spared(view, crowded=turn.crowded) if turn.spares else room.free(view, crowded=turn.crowded)
+    if turn.others is not None:
+        return spare.places(view, turn.others, crowded=turn.crowded), False
+    found = room.free(view, crowded=turn.crowded)
     if turn.priority >= 0 and not any(found) and room.curious(turn.id):
         return room.free(view, crowded=turn.crowded, probe=True), True
     return found, False

@@ -10,7 +10,7 @@ from picker.plugins import affinity, topology
 from picker.plugins.parameters import Parameters
 from picker.plugins.predicted import headrooms, slo_tiers, ttfts
 from picker.plugins.ranges import in_range
-from picker.scorers import Filter, View, running, waiting
+from picker.scorers import Filter, View, known, running, waiting
 from xds_server.model.graph import Endpoint
 
 TEST_HEADER = "test-epp-endpoint-selection"  # of llm-d's conformance tests
@@ -22,9 +22,9 @@ ENCODE = frozenset(("encode", "encode-prefill", "encode-prefill-decode"))
 
 # What is measured of an endpoint here; unknown where its figures are too old.
 ATTRIBUTES: Mapping[str, Callable[[View, int], float | None]] = {
-    "WaitingQueueSize": lambda view, i: waiting(view.loads[i]) if view.known[i] else None,
-    "RunningRequestsSize": lambda view, i: running(view.loads[i]) if view.known[i] else None,
-    "KVCacheUsagePercent": lambda view, i: view.loads[i].kv_usage if view.known[i] else None,
+    "WaitingQueueSize": lambda view, i: waiting(view.loads[i]) if known(view.loads[i], view.now) else None,
+    "RunningRequestsSize": lambda view, i: running(view.loads[i]) if known(view.loads[i], view.now) else None,
+    "KVCacheUsagePercent": lambda view, i: view.loads[i].kv_usage if known(view.loads[i], view.now) else None,
     "GPUUtilization": lambda view, i: view.loads[i].utilization,
     "InFlightRequests": lambda view, i: float(view.loads[i].inflight),
     "InFlightTokens": lambda view, i: float(view.loads[i].inflight_tokens),

@@ -7,19 +7,22 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from picker.queues import REMEMBERED, SCAN, Item, Queues
+from picker.queues import REMEMBERED, SCAN, STANDING, Item, Queues
 
 TENANTS = st.sampled_from(["a", "b", "c"])
 
 
-def item(id_: str, flow: str = "a", priority: int = 0, cost: float = 1.0, key: float = 0.0, size: int = 1) -> Item:
-    return Item(id_, priority, flow, cost, size, 0.0, 60.0, key)
+def item(
+    id_: str, flow: str = "a", priority: int = 0, cost: float = 1.0, key: float = 0.0, size: int = 1, *,
+    since: float = 0.0, patient: bool = False,
+) -> Item:  # fmt: skip
+    return Item(id_, priority, flow, cost, size, since, 60.0, key, patient=patient)
 
 
-def turns(queues: Queues, count: int) -> list[Item]:
+def turns(queues: Queues, count: int, now: float = 0.0) -> list[Item]:
     found = []
     for _ in range(min(count, len(queues))):
-        taken = next(queues.order())
+        taken = next(queues.order(now))
         queues.remove(taken, charge=True)
         found.append(taken)
     return found
@@ -30,6 +33,49 @@ def test_first_come_first_served() -> None:
     for number in range(5):
         queues.add(item(str(number), key=1.0))
     assert [one.id for one in turns(queues, 5)] == ["0", "1", "2", "3", "4"]
+
+
+def patient(queues: Queues, count: int) -> None:
+    for second in range(count):
+        queues.add(item(f"p{second}", key=second + 5.0, since=float(second), patient=True))
+
+
+def test_in_a_queue_that_stands_the_newest_of_those_in_no_hurry_is_first() -> None:
+    queues = Queues()
+    patient(queues, 5)
+    assert next(queues.order(STANDING)).id == "p0"
+    assert [one.id for one in turns(queues, 5, STANDING + 0.1)] == ["p4", "p3", "p2", "p1", "p0"]
+
+
+def test_a_queue_that_was_empty_does_not_stand() -> None:
+    queues = Queues()
+    patient(queues, 2)
+    turns(queues, 2, 100.0)
+    queues.add(item("x", since=100.0, patient=True))
+    queues.add(item("y", since=101.0, patient=True, key=1.0))
+    assert next(queues.order(104.0)).id == "x"
+    assert next(queues.order(106.0)).id == "y"
+
+
+def test_in_a_queue_that_stands_those_with_a_deadline_have_every_second_turn_in_its_order() -> None:
+    queues = Queues()
+    patient(queues, 3)
+    for second in range(3):
+        queues.add(item(f"d{second}", key=second + 0.5))
+    assert [one.id for one in queues.order(1.0)] == ["d0", "d1", "d2", "p0", "p1", "p2"]
+    assert [one.id for one in turns(queues, 6, 9.0)] == ["d0", "p2", "d1", "p1", "d2", "p0"]
+
+
+def test_how_many_are_before_a_deadline_in_a_queue_that_stands() -> None:
+    queues = Queues()
+    patient(queues, 50)
+    for second in range(3):
+        queues.add(item(f"d{second}", key=second + 0.5))
+    new = item("new", key=99.0)
+    assert queues.ahead(new, 1.0) == 53
+    assert queues.ahead(new, 9.0) == 6
+    queues.add(new)
+    assert 6 <= [one.id for one in turns(queues, 9, 9.0)].index("new") <= 7
 
 
 def test_a_tenant_with_a_thousand_requests_waits_behind_one_with_one() -> None:
@@ -151,10 +197,17 @@ class Machine(RuleBasedStateMachine):
 
     waiting = Bundle("waiting")
 
-    @rule(target=waiting, flow=TENANTS, priority=st.integers(-1, 1), cost=st.integers(1, 9), key=st.integers(0, 5))
-    def add(self, flow: str, priority: int, cost: int, key: int) -> str:
+    @rule(
+        target=waiting,
+        flow=TENANTS,
+        priority=st.integers(-1, 1),
+        cost=st.integers(1, 9),
+        key=st.integers(0, 5),
+        patient=st.booleans(),
+    )
+    def add(self, flow: str, priority: int, cost: int, key: int, patient: bool) -> str:
         self.number += 1
-        new = item(str(self.number), flow, priority, cost, key, size=cost)
+        new = item(str(self.number), flow, priority, cost, key, size=cost, patient=patient)
         self.queues.add(new)
         self.model[new.id] = new
         return new.id
@@ -165,9 +218,9 @@ class Machine(RuleBasedStateMachine):
             self.queues.remove(found)
         assert self.queues.get(id_) is None
 
-    @rule(depth=st.integers(0, 3))
-    def turn(self, depth: int) -> None:
-        tried = list(islice(self.queues.order(), depth + 1))
+    @rule(depth=st.integers(0, 3), now=st.sampled_from([0.0, 2 * STANDING]))
+    def turn(self, depth: int, now: float) -> None:
+        tried = list(islice(self.queues.order(now), depth + 1))
         if tried:
             taken = tried[-1]
             del self.model[taken.id]  # it waited, and has one turn
@@ -188,7 +241,10 @@ class Machine(RuleBasedStateMachine):
         for priority, (count, size) in queues.bands().items():
             held = [one.size for one in model.values() if one.priority == priority]
             assert (count, size) == (len(held), sum(held)) == queues.held(priority)
-        assert bool(list(queues.order())) == bool(model)
+        for now in (0.0, 2 * STANDING):
+            order = [one.id for one in queues.order(now)]
+            assert len(set(order)) == len(order)
+            assert bool(order) == bool(model)
 
 
 Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)

@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from picker.latency import Speed
 from picker.load import Load
 from picker.request import InferenceRequest
-from picker.room import HELD_BACK, MAX_CONCURRENCY, after_slot, allowed, curious, free, has_room, in_time, spared
+from picker.room import MAX_CONCURRENCY, after_slot, allowed, curious, free, has_room, in_time
 from picker.scorers import FREE_SLOTS, STALE_ERRORS, View
 from xds_server.model.graph import Endpoint
 
@@ -43,12 +43,6 @@ def test_a_server_that_has_just_come_is_not_given_all_that_wait() -> None:
     assert not has_room(Load(inflight=21, running=20, waiting=1, inflight_at_scrape=21), crowded=True)
     assert has_room(Load(inflight=MAX_CONCURRENCY - 1, errors=STALE_ERRORS), crowded=True)  # nobody can look into it
     assert not has_room(Load(inflight=MAX_CONCURRENCY, errors=STALE_ERRORS), crowded=True)
-
-
-def test_negative_priority_leaves_some_slots_to_others() -> None:
-    assert has_room(load(6))
-    assert not has_room(load(4), share=HELD_BACK)
-    assert has_room(load(3), share=HELD_BACK)
 
 
 def test_one_request_in_some_finds_out_whether_there_is_one_slot_more() -> None:
@@ -95,14 +89,6 @@ def test_an_objective_is_met_where_there_is_room_or_waited_for_or_given_up() -> 
     assert in_time(found, [False, True], 1.8) == []
     assert in_time(found, [False, True], 1.0) is None
     assert in_time(view(full, load(0, weights=(2.0, 0.0, 0.0, 0.0))), [False, True], 1.0) == [1]  # nothing to hope for
-
-
-def test_negative_priority_leaves_most_slots_of_a_server_that_has_not_its_prompt() -> None:
-    found = view(load(3), load(3), load(1), load(5), load(0))
-    found.matched = [10, 2, 0, 9, 0]
-    assert spared(found) == [True, False, True, False, True]
-    found.matched = [0] * 5
-    assert spared(found) == [True, True, True, False, True]  # nobody has it: nowhere is it worse
 
 
 def test_negative_priority_goes_only_where_there_is_room() -> None:

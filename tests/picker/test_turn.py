@@ -7,6 +7,7 @@ from picker.errors import NoEndpoint
 from picker.latency import Speed
 from picker.load import Load
 from picker.profile import DEFAULT
+from picker.spare import Peaks
 from picker.stage import Pick, Profile
 from picker.turn import Turn, choose, places
 from tests.picker._views import endpoint, fresh, profile, view
@@ -31,14 +32,14 @@ def test_the_free_one_first_and_the_busy_one_as_a_fallback() -> None:
 def test_where_nobody_has_room() -> None:
     assert chosen(FULL, FULL) == "full"
     assert chosen(FULL, FULL, whole=False) == "wait"  # others may have more to choose from
-    assert chosen(FULL, FULL, priority=-1, spares=True) == "wait"
+    assert chosen(FULL, FULL, priority=-1, others=Peaks(1.0, {})) == "wait"
     assert isinstance(chosen(FULL, FULL, limited=False), Pick)
     assert isinstance(chosen(FULL, FULL, id=SEEKER), Pick)  # it finds out whether there is one slot more
 
 
-def test_who_spares_leaves_slots() -> None:
+def test_negative_priority_leaves_slots_to_others() -> None:
     four = fresh(speed=Speed(slots=4.0, seconds=2.0), inflight=2, running=2)
-    assert chosen(four, four, priority=-1, spares=True) == "wait"
+    assert chosen(four, four, priority=-1, others=Peaks(1.0, {str(A): 4.0, str(B): 4.0})) == "wait"
     assert isinstance(chosen(four, four, priority=-1), Pick)
     assert places(view(A, loads=(four,)), Turn(OTHER)) == ([True], False)
 
