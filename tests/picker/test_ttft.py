@@ -99,6 +99,14 @@ def test_an_adapter_costs_where_it_is_not_loaded() -> None:
     assert len(set(predict(view(has, lacks, model="base")))) == 1  # named by nobody: the base model
 
 
+def test_an_adapter_whose_slot_others_use_waits_for_them() -> None:
+    idle, busy = (Load(max_loras=1, adapters=frozenset("n"), adapters_busy=used) for used in (0, 1))
+    has = Load(max_loras=1, adapters=frozenset("m"))
+    a, b, c = predict(view(has, idle, busy))
+    assert b == pytest.approx(a + idle.speed.cold)
+    assert c == pytest.approx(b + busy.speed.seconds)
+
+
 def test_a_busy_accelerator_is_slow_until_we_know_better() -> None:
     busy = Load(utilization=1.0)
     assert predict(view(busy))[0] == pytest.approx(2 * predict(view(Load()))[0])
