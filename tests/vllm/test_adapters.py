@@ -1,0 +1,55 @@
+"""LoRA adapters on servers with one slot for an adapter each: requests go where theirs is loaded."""
+
+import asyncio
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.e2e.world import World
+from tests.vllm.server import ADAPTERS, Server
+from tests.vllm.text import text
+from tests.vllm.traffic import sent
+
+pytestmark = pytest.mark.envoy
+
+
+async def test_each_adapter_stays_on_a_server_of_its_own(
+    gateway: World, servers: list[Server], figures: dict[str, Any]
+) -> None:
+    """Two clients for each; nothing else tells the servers apart, as no prompt shares anything."""
+    async with gateway.client() as client:
+        await asyncio.gather(
+            *(
+                sent(client, (text((name, number), 100) for number in range(60)), at_once=2, model=name, tokens=16)
+                for name in ADAPTERS
+            )
+        )
+    await gateway.settled()
+    assert {each.reason for each in gateway.outcomes} == {""}
+    late = gateway.outcomes[len(gateway.outcomes) // 3 :]
+    found = {name: Counter(each.endpoint for each in late if each.model == name) for name in ADAPTERS}
+    homes = {name: counted.most_common(1)[0] for name, counted in found.items()}
+    figures |= {name: sorted(counted.values(), reverse=True) for name, counted in found.items()}
+    assert len({home for home, _ in homes.values()}) == len(servers)
+    for name, (_, count) in homes.items():
+        assert count > 0.9 * found[name].total(), found
+
+
+async def test_an_adapter_stays_loaded_where_it_was_used_last_though_it_is_idle(
+    gateway: World, servers: list[Server], figures: dict[str, Any]
+) -> None:
+    """One request at a time, so that no page ever names an adapter that the next request could follow."""
+    names = random.Random(1).choices(ADAPTERS, k=40)
+    async with gateway.client() as client:
+        for number, name in enumerate(names):
+            await sent(client, [text(("idle", number), 50)], model=name, tokens=2)
+    await gateway.settled()
+    on: dict[str, str] = {}
+    swaps = 0
+    for each in gateway.outcomes:
+        swaps += on.get(each.endpoint) not in (None, each.model)
+        on[each.endpoint] = each.model
+    figures["swaps of adapters"] = swaps
+    assert swaps <= 4
