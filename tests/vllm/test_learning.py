@@ -30,7 +30,7 @@ async def test_the_predicted_ttft_is_the_one_that_a_stopwatch_shows(
     async with gateway.client() as client:
         for turn in range(10):
             for length in LENGTHS:
-                await sent(client, [text(("learn", turn, length), length)] * 1, at_once=1, tokens=2)
+                await sent(client, [text(("learn", turn, length), length)], at_once=1, tokens=2)
                 measured[length].append(await stopwatch(gateway, text(("watch", turn, length), length), turn % 2))
     await gateway.settled()
     loads = gateway.gateway.signals.loads(POOL)
@@ -40,7 +40,7 @@ async def test_the_predicted_ttft_is_the_one_that_a_stopwatch_shows(
         figures[f"TTFT of {tokens:.0f} tokens, ms: learned, measured"] = (
             f"{1000 * learned:.1f}, {1000 * median(found):.1f}"
         )
-        assert 0.4 < learned / median(found) < 2.5
+        assert 1 / 3 < learned / median(found) < 3
     per_kilotoken = [load.speed.weights[1] for load in loads.values()]
     figures["prefill, ms per 1000 tokens as the picker counts them"] = [round(1000 * each, 1) for each in per_kilotoken]
 
@@ -71,4 +71,4 @@ async def test_the_slots_are_those_that_the_server_was_given(
     figures["slots given"] = servers[0].options.slots
     await until(lambda: all(speed.slots < float("inf") for speed in speeds().values()), "slots to be known")
     for speed in speeds().values():
-        assert servers[0].options.slots / 1.5 < speed.slots < servers[0].options.slots * 1.5
+        assert servers[0].options.slots / 2 < speed.slots < servers[0].options.slots * 2
