@@ -52,7 +52,6 @@ class Server:
     log: Path
     options: Options = Options()
     port: int = field(default_factory=free_port)
-    events_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -64,7 +63,7 @@ class Server:
         events = {
             "enable_kv_cache_events": True,
             "publisher": "zmq",
-            "endpoint": f"tcp://127.0.0.1:{self.events_port}",
+            "endpoint": "tcp://*:0",  # a free port of VLLM_HOST_IP; /kv_event_sources tells which
             "topic": f"kv@{self.address}@{BASE}",
         }
         flags = {

@@ -53,3 +53,23 @@ async def test_an_adapter_stays_loaded_where_it_was_used_last_though_it_is_idle(
         on[each.endpoint] = each.model
     figures["swaps of adapters"] = swaps
     assert swaps <= 4
+
+
+async def test_an_adapter_that_is_loaded_while_they_run_is_served_at_once(
+    gateway: World, servers: list[Server]
+) -> None:
+    """By vLLM's own API, on every server of the pool; Penstock need not be told."""
+    path = str(servers[0].models / "code")
+    async with gateway.client() as client:
+        (answer,) = await sent(client, [text("code", 50)], model="code")
+        assert "404" in str(answer), answer
+        for each in servers:
+            await asyncio.to_thread(each.post, "/v1/load_lora_adapter", {"lora_name": "code", "lora_path": path})
+        try:
+            answers = await sent(client, (text(("code", number), 50) for number in range(20)), model="code", tokens=4)
+            assert not [each for each in answers if isinstance(each, Exception)]
+            await gateway.settled()
+            assert {each.reason for each in gateway.outcomes[1:]} == {""}
+        finally:
+            for each in servers:
+                await asyncio.to_thread(each.post, "/v1/unload_lora_adapter", {"lora_name": "code"})
