@@ -12,12 +12,17 @@ from tests.vllm.server import BASE, Server
 POOL = f"default/{BASE}"
 
 
-def before(servers: Sequence[Server], folder: Path, **settings: Any) -> AbstractAsyncContextManager[World]:
-    """Penstock with these servers as one pool, and with a host of its own for each, to compare with who does not choose."""
+def before(
+    servers: Sequence[Server], folder: Path, more: str = "", **settings: Any
+) -> AbstractAsyncContextManager[World]:
+    """Penstock with these servers as one pool, and with a host of its own for each, to compare with who does not choose.
+
+    `more` is one more annotation of the pool.
+    """
     each = [(host(number), f"server-{number}", one.address) for number, one in enumerate(servers)]
     text = documents(
         GATEWAY,
-        pool(BASE, [one.address for one in servers]),
+        pool(BASE, [one.address for one in servers], more=more),
         route("pool", rule("/v1", to_pool(BASE))),
         *(service(name, address) for _, name, address in each),
         *(route(name, rule("/v1", to_service(name)), hostname=named) for named, name, _ in each),
