@@ -2,11 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench golden conformance clean
+.PHONY: demo test test-vllm lint bench golden conformance clean
 demo: .venv/demo
 	$(BIN)/penstock demo $(ARGS)
 test: .venv/dev lint
 	$(BIN)/python -m pytest $(ARGS)
+test-vllm: .venv/dev
+	$(BIN)/python -m tests.vllm $(ARGS)
 lint: .venv/dev
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
 bench: .venv/dev

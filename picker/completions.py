@@ -2,7 +2,8 @@
 
 Envoy batches the entries (20 ms), so the transport's price is paid per batch. What Envoy must be told to log, seen to work on
 1.40: custom tag `ttft` = %COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%; dynamic metadata `penstock` (id) from ext_proc and
-`ai` (model, prompt_tokens, completion_tokens, cached_tokens) from json_to_metadata and sse_to_metadata; request headers.
+`ai` (model, prompt_tokens, completion_tokens, cached_tokens, and of Anthropic's answers cache_read_tokens and
+cache_creation_tokens) from json_to_metadata and sse_to_metadata; request headers.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -70,8 +71,8 @@ def log_entry(entry: accesslog_pb2.HTTPAccessLogEntry) -> LogEntry:
         time=common.start_time.seconds + common.start_time.nanos / 1e9,
         duration=_duration(common),
         ttft=_microseconds(common.custom_tags.get(TTFT_TAG, "")),
-        input_tokens=_number(usage, "prompt_tokens"),
-        cached_tokens=_number(usage, "cached_tokens"),
+        input_tokens=_input(usage),
+        cached_tokens=_first(usage, "cached_tokens", "cache_read_tokens"),
         output_tokens=_number(usage, "completion_tokens"),
         model=usage["model"].string_value if "model" in usage else "",
         method=_METHODS.get(request.request_method, ""),
@@ -145,6 +146,18 @@ def _seconds(common: accesslog_pb2.AccessLogCommon, name: str) -> float | None:
 def _microseconds(text: str) -> float | None:
     """Seconds from "208013"; None from "-", Envoy's word for none."""
     return int(text) / 1e6 if text.isdecimal() else None
+
+
+def _input(usage: Mapping[str, Any]) -> int | None:
+    """All tokens of the prompt: Anthropic's `input_tokens` are those alone that were neither read from the cache nor written to it."""
+    found = _number(usage, "prompt_tokens")
+    if found is None:
+        return None
+    return found + (_number(usage, "cache_read_tokens") or 0) + (_number(usage, "cache_creation_tokens") or 0)
+
+
+def _first(usage: Mapping[str, Any], *names: str) -> int | None:
+    return next((found for name in names if (found := _number(usage, name)) is not None), None)
 
 
 def _number(fields: Mapping[str, Any], name: str) -> int | None:

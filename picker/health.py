@@ -3,7 +3,8 @@
 What failed is told by the ends of real requests alone, so there is nothing to configure and nothing else to be wrong:
 
 - fails: connections refused, resets, 5xx. It rests, twice as long each time, then requests trickle in, twice as often each time.
-- hangs: requests are in flight and none ends, while those of its peers do. One request at a time, until one ends well.
+- hangs: requests are in flight and none ends, while those of its peers do. It rests until one ends well, which those do that are
+  there if it goes on; others are sent seldom, half as often each time, since each of them may be stuck, too.
 
 Mistakes of clients (4xx), and clients that leave, never count. Where all candidates rest, all are candidates. No clock in here.
 """
@@ -80,6 +81,8 @@ class Health:
             patient.until = max(patient.until, now + patient.trickle)
             if not patient.hangs:
                 self._widen(patient, 2.0)
+            elif others:
+                patient.trickle = min(2.0 * patient.trickle, _LONGEST_REST)
 
     def ended(self, endpoint: str, reason: Reason, since: float, now: float) -> None:
         """A request that was sent there at `since` ended."""
@@ -122,6 +125,7 @@ class Health:
         if patient.hangs or since >= patient.since:
             patient.hangs, patient.rests = False, 0
             self._widen(patient, 4.0)
+            patient.until = min(patient.until, now + patient.trickle)
 
     def _failed(self, patient: _Patient, certainty: int, since: float, now: float) -> None:
         patient.ended = max(patient.ended, now)

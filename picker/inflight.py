@@ -5,7 +5,7 @@ one was); or from the Decision alone when no entry came before the deadline. A p
 Source of the flags: Envoy `data.accesslog.v3.ResponseFlags`, named as in %RESPONSE_FLAGS%.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -105,12 +105,13 @@ class _Pending:
 
 @dataclass(slots=True)
 class _Sent:
-    """What one endpoint has of ours; `count`, `tokens` and `sheddable` leave out the ghosts."""
+    """What one endpoint has of ours; `count`, `tokens`, `sheddable` and `models` leave out the ghosts."""
 
     requests: dict[str, _Pending] = field(default_factory=dict)  # oldest first
     count: int = 0
     tokens: int = 0
     sheddable: int = 0  # of `count`: those of negative priority
+    models: dict[str, int] = field(default_factory=dict)  # requests for each, as the server is asked
     completed: float = float("-inf")  # `since` of the latest sent among those that ended well
 
     def weigh(self, pending: _Pending, sign: int) -> None:
@@ -118,6 +119,12 @@ class _Sent:
         self.tokens += sign * pending.tokens
         if pending.decision.priority < 0:
             self.sheddable += sign
+        model = pending.decision.target_model
+        left = self.models.get(model, 0) + sign
+        if left:
+            self.models[model] = left
+        else:
+            del self.models[model]
 
 
 class InFlight:
@@ -225,6 +232,11 @@ class InFlight:
         """Uncached prompt tokens of the requests that `count` counts."""
         sent = self._sent.get(endpoint)
         return sent.tokens if sent else 0
+
+    def models(self, endpoint: str) -> Collection[str]:
+        """The models that the requests which `count` counts are for."""
+        sent = self._sent.get(endpoint)
+        return sent.models if sent else ()
 
     def on_scrape(self, endpoint: str, load: Load, sent_at: float) -> None:
         """Stop counting what the server no longer has. `sent_at`: when the scrape was sent.

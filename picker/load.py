@@ -36,6 +36,8 @@ class Load:
     prefill: tuple[float, float, float] = (0.0, 0.0, 0.0)  # kilotokens of ours, as of then, and when none will be left
     resting: float = -math.inf  # it failed: a time.monotonic() value before which it gets nothing, see health.py
     sheddable: int = 0  # of `inflight`: those of negative priority
+    adapters: frozenset[str] = frozenset()  # probably in its slots, in use or not, or on their way there
+    adapters_busy: int = 0  # slots whose adapter is in use
 
     def ahead(self, now: float) -> float:
         """Kilotokens of ours whose prefill has probably not ended: those of a batch, or of its queue, go one after the other."""

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from picker.adapters import Adapters
 from picker.facts import Decision, Outcome
 from picker.health import Health
 from picker.inflight import TIMEOUT, InFlight, LogEntry
@@ -25,6 +26,7 @@ class _Begun:
     since: float
     inflight: float  # others on the endpoint
     cold: bool  # the adapter was not loaded
+    blocked: bool  # and had to wait for a slot
     ahead: float  # kilotokens of others whose prefill had not ended
 
 
@@ -36,6 +38,7 @@ class Signals:
         self.inflight = InFlight(timeout, self._changed)
         self.latency = Latency()
         self.health = Health()
+        self.adapters = Adapters()
         self._begun: OrderedDict[str, tuple[Decision, _Begun]] = OrderedDict()
         self.on_busy = on_busy
         self.on_scrape: Callable[[], None] = lambda: None  # called when figures have come, or do not come any more
@@ -64,6 +67,7 @@ class Signals:
                 del known[gone]
         self.latency.update(keys)
         self.health.update(of.keys())
+        self.adapters.update(of.keys())
         self._loads = {pool: {key: self._merged(key) for key in found} for pool, found in keys.items()}
         self._stale = {pool: set() for pool in keys}
 
@@ -80,11 +84,16 @@ class Signals:
         """Count a request that was given endpoints; `now` is when it left, having waited or not."""
         self._now = max(self._now, now)
         load = self._merged(decision.endpoints[0])
-        there = load.loras | load.loras_waiting
         model = decision.target_model
-        cold = load.max_loras > 0 and model not in there and self.latency.is_adapter(model)
+        adapter = load.max_loras > 0 and self.latency.is_adapter(model)
+        cold = adapter and model not in load.adapters
         others, ahead = load.inflight + load.speed.foreign, load.ahead(now)
-        self._begun[decision.id] = decision, _Begun(now, others, cold, ahead)
+        self._begun[decision.id] = (
+            decision,
+            _Begun(now, others, cold, cold and load.adapters_busy >= load.max_loras, ahead),
+        )
+        if adapter:
+            self.adapters.used(decision.endpoints[0], (model,), load.max_loras)
         uncached = max(decision.prompt_tokens - decision.matched_tokens * load.speed.trust, 0.0)
         seconds = load.speed.prefill(uncached, others, now, ahead) + load.speed.wait(others)
         self._prefills[decision.endpoints[0]] = ahead + uncached / 1000.0, now, max(now + seconds, load.prefill[2])
@@ -135,7 +144,9 @@ class Signals:
         ours = self._at_scrape[endpoint] = max(self._asked.pop(endpoint, 0) - ghosts, 0)
         self.latency.scraped(endpoint, figures.running, figures.waiting, ours, sent_at)
         if figures.max_loras:
-            self.latency.adapters(figures.loras | figures.loras_waiting)
+            named = figures.loras | figures.loras_waiting
+            self.latency.adapters(named)
+            self.adapters.used(endpoint, named, figures.max_loras)
         self._check(endpoint)
         self._changed(endpoint)
         self.on_scrape()
@@ -178,7 +189,10 @@ class Signals:
             uncached = decision.prompt_tokens - decision.matched_tokens * speed.trust
         queue = outcome.queue or 0.0  # Envoy's clock started before ours
         seconds = None if outcome.duration is None else max(outcome.duration - queue, 0.0)
-        ttft = max(outcome.ttft - queue, 0.0) if outcome.streaming and outcome.ttft is not None else None
+        told = (
+            outcome.streaming and not begun.blocked
+        )  # how long it waited for another adapter's requests tells of no speed
+        ttft = max(outcome.ttft - queue, 0.0) if told and outcome.ttft is not None else None
         self.latency.observe(
             endpoint,
             Sample(max(uncached, 0.0), begun.inflight, ended, seconds, ttft, begun.cold, begun.ahead),
@@ -215,9 +229,15 @@ class Signals:
         prefill = self._prefills.get(endpoint, _UNKNOWN.prefill) if counts[0] else _UNKNOWN.prefill
         speed, resting = self.latency.speed(endpoint), self.health.until(endpoint)
         accelerators = self._accelerators.get(endpoint, figures.utilization)
-        return _with(
-            figures, figures.errors, *counts, speed, prefill, resting, accelerators, inflight.sheddable(endpoint)
-        )
+        adapters, busy = self._adapters(endpoint, figures) if figures.max_loras else (_UNKNOWN.adapters, 0)
+        sheddable = inflight.sheddable(endpoint)
+        return _with(figures, figures.errors, *counts, speed, prefill, resting, accelerators, sheddable, adapters, busy)
+
+    def _adapters(self, endpoint: str, figures: Load) -> tuple[frozenset[str], int]:
+        """Those in the slots or on their way there, and how many slots are in use."""
+        asked = filter(self.latency.is_adapter, self.inflight.models(endpoint))
+        busy = figures.loras.union(figures.loras_waiting, asked)
+        return busy.union(self.adapters.loaded(endpoint)), len(busy)
 
 
 def _with(
@@ -231,6 +251,8 @@ def _with(
     resting: float = _UNKNOWN.resting,
     utilization: float | None = None,
     sheddable: int = 0,
+    adapters: frozenset[str] = _UNKNOWN.adapters,
+    adapters_busy: int = 0,
 ) -> Load:
     """dataclasses.replace takes three times as long."""
     return Load(
@@ -252,4 +274,6 @@ def _with(
         prefill,
         resting,
         sheddable,
+        adapters,
+        adapters_busy,
     )

@@ -24,9 +24,9 @@ def predict(view: View) -> list[float]:
     """Seconds from the decision to the first token, for every candidate. Worked out once for a View."""
     if view.predicted is not None:
         return view.predicted
-    prompt, now, loading = view.request.prompt_tokens, view.now, _loading(view)
+    prompt, now, swaps = view.request.prompt_tokens, view.now, _swaps(view)
     found = []
-    for load, matched, adapter in zip(view.loads, view.matched, loading, strict=True):
+    for load, matched, swap in zip(view.loads, view.matched, swaps, strict=True):
         speed, inflight = load.speed, load.inflight + load.speed.foreign
         uncached = prompt - min(matched * BLOCK_TOKENS, prompt) * speed.trust
         seconds = speed.prefill(uncached, inflight, now, load.ahead(now) if load.prefill[2] > now else 0.0)
@@ -34,7 +34,7 @@ def predict(view: View) -> list[float]:
             seconds *= 1.0 + load.utilization * _NOT_YET_LEARNED / (_NOT_YET_LEARNED + speed.seen)
         if inflight + 1.0 > speed.slots:
             seconds += speed.wait(inflight)
-        found.append(seconds + adapter)
+        found.append(seconds + swap)
     view.predicted = found
     return found
 
@@ -63,20 +63,19 @@ def least_predicted_ttft(view: View) -> list[float]:
     return [least / max(cost, _LEAST) for cost in costs]
 
 
-def _loading(view: View) -> list[float]:
-    """Seconds to load the adapter, and before that to wait for a slot of its own where other adapters have them all.
+def _swaps(view: View) -> list[float]:
+    """Seconds to load the adapter where it is not, and where all slots are in use, until one is not.
 
-    A model that no server names may be the base model: it is loaded nowhere.
+    A model that no server has or names may be the base model: it is nowhere cold.
     """
     model, loads = view.model, view.loads
-    if not any(load.max_loras and (model in load.loras or model in load.loras_waiting) for load in loads):
+    has = [
+        not load.max_loras or model in load.adapters or model in load.loras or model in load.loras_waiting
+        for load in loads
+    ]
+    if not any(there and load.max_loras for there, load in zip(has, loads, strict=True)):
         return [0.0] * len(loads)
-    found = []
-    for load in loads:
-        seconds = 0.0
-        if load.max_loras > 0 and model not in load.loras and model not in load.loras_waiting:
-            seconds = load.speed.cold
-            if len(load.loras) >= load.max_loras:
-                seconds += load.speed.seconds
-        found.append(seconds)
-    return found
+    return [
+        0.0 if there else load.speed.cold + (load.speed.seconds if load.adapters_busy >= load.max_loras else 0.0)
+        for there, load in zip(has, loads, strict=True)
+    ]

@@ -49,6 +49,16 @@ def entry_of(fields: dict[str, object]) -> data.HTTPAccessLogEntry:
     return json_format.ParseDict(fields, data.HTTPAccessLogEntry())
 
 
+def test_anthropics_input_tokens_leave_out_what_was_cached() -> None:
+    usage = {"prompt_tokens": 5, "cache_read_tokens": 96, "cache_creation_tokens": 7}
+    found = log_entry(entry_of({"common_properties": {"metadata": {"filter_metadata": {"ai": usage}}}}))
+    assert (found.input_tokens, found.cached_tokens, found.output_tokens) == (108, 96, None)
+    none = log_entry(
+        entry_of({"common_properties": {"metadata": {"filter_metadata": {"ai": {"cache_read_tokens": 96}}}}})
+    )
+    assert none.input_tokens is None
+
+
 def test_a_full_entry() -> None:
     assert log_entry(entry_of(FULL)) == LogEntry(
         id="abc",

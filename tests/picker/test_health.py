@@ -117,6 +117,26 @@ def test_who_hangs_while_its_peers_answer() -> None:
     assert not found.resting(41.0)
 
 
+def test_who_hangs_takes_few_with_it_and_has_its_traffic_back_soon() -> None:
+    """Seen with a stopped vLLM: a request a second was sent to try it, and none of them ever ended."""
+    found = health()
+    stuck = 8
+    for i in range(stuck):
+        found.started("a:1", i, i / 10)
+    now, tried = 0.8, 0
+    while now < 60.8:
+        found.ended("b:1", "", now, now + 0.09)
+        found.check("a:1", stuck, 1.0, now + 0.09)
+        if "a:1" in found.resting(now) and not rests(found, now):
+            found.started("a:1", stuck + tried, now)
+            tried += 1
+        now += 0.1
+    assert 3 <= tried <= 8
+    found.ended("a:1", "", 0.0, now)  # it goes on, and with it those that are stuck
+    found.ended("a:1", "", 0.1, now)
+    assert not rests(found, now + 2.0)
+
+
 def test_slow_is_not_hanging() -> None:
     found = health()
     found.started("a:1", 0, 0.0)

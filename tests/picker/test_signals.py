@@ -114,13 +114,49 @@ def test_a_long_prompt_is_ahead_of_those_that_come_after_it_until_it_is_read() -
 
 def test_loading_an_adapter_is_no_slowness() -> None:
     found = signals()
-    found.scraped(str(A), Load(max_loras=2, loras=frozenset({"n"})), 0.0)
     found.scraped(str(B), Load(max_loras=2, loras=frozenset({"m-1"})), 0.0)
     for i in range(40):
+        for other in "no":
+            found.scraped(str(A), Load(max_loras=2, loras=frozenset({other})), float(i))
         serve(found, float(i), ttft=2.1)
     assert speed(found).seen == 0
     assert speed(found).cold == pytest.approx(2.0, rel=0.1)
     assert speed(found, B).cold == speed(found).cold or speed(found, B).seen == 0
+
+
+def test_an_adapter_is_loaded_once_and_stays_where_it_was_used_though_no_page_names_it() -> None:
+    found = signals()
+    found.scraped(str(B), Load(max_loras=1, loras=frozenset({"m-1"})), 0.0)
+    for i in range(40):
+        found.scraped(str(A), Load(max_loras=1), float(i))
+        serve(found, float(i), ttft=0.1)
+    assert found.loads(POOL)[str(A)].adapters == {"m-1"}
+    assert speed(found).seen > 20  # all but the first tell of its speed
+    found.scraped(str(A), Load(max_loras=1, loras=frozenset({"n"})), 41.0)
+    assert found.loads(POOL)[str(A)].adapters == {"n"}
+
+
+def test_what_waits_until_another_adapter_is_out_of_use_tells_of_no_speed() -> None:
+    found = signals()
+    found.scraped(str(B), Load(max_loras=1, loras=frozenset({"m-1"})), 0.0)
+    found.scraped(str(A), Load(max_loras=1, loras=frozenset({"n"})), 0.0)
+    assert (found.loads(POOL)[str(A)].adapters, found.loads(POOL)[str(A)].adapters_busy) == ({"n"}, 1)
+    before = speed(found)
+    serve(found, 0.0, ttft=9.0)
+    assert speed(found).cold == before.cold and speed(found).weights == before.weights
+
+
+def test_requests_in_flight_keep_their_adapters_slots() -> None:
+    found = signals()
+    found.scraped(str(A), Load(max_loras=2, loras=frozenset({"m-1"})), 0.0)
+    found.scraped(str(A), Load(max_loras=2), 1.0)
+    assert found.loads(POOL)[str(A)].adapters_busy == 0
+    found.started(decision("1", str(A)), 2.0)
+    found.started(decision("2", str(A)), 2.0)
+    assert found.loads(POOL)[str(A)].adapters_busy == 1
+    found.finished(entry("1"))
+    found.finished(entry("2"))
+    assert found.loads(POOL)[str(A)].adapters_busy == 0
 
 
 def test_an_endpoint_that_fails_loses_its_traffic_at_once() -> None:

@@ -99,11 +99,12 @@ def test_an_adapter_costs_where_it_is_not_loaded() -> None:
     assert len(set(predict(view(has, lacks, model="base")))) == 1  # named by nobody: the base model
 
 
-def test_where_other_adapters_have_every_slot_it_waits_for_one_of_them() -> None:
-    has, room, full = (Load(max_loras=2, loras=frozenset(names)) for names in ("m", "n", "no"))
-    a, b, c = predict(view(has, room, full))
-    assert a < b
-    assert c == pytest.approx(b + full.speed.seconds)
+def test_an_adapter_whose_slot_others_use_waits_for_them() -> None:
+    idle, busy = (Load(max_loras=1, adapters=frozenset("n"), adapters_busy=used) for used in (0, 1))
+    has = Load(max_loras=1, adapters=frozenset("m"))
+    a, b, c = predict(view(has, idle, busy))
+    assert b == pytest.approx(a + idle.speed.cold)
+    assert c == pytest.approx(b + busy.speed.seconds)
 
 
 def test_a_busy_accelerator_is_slow_until_we_know_better() -> None:

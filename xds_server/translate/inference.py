@@ -64,11 +64,25 @@ from xds_server.translate.encode import pack
 from xds_server.translate.headers import option
 from xds_server.translate.settings import DataPlane
 
-_USAGE = {
-    "prompt_tokens": ("usage", "prompt_tokens"),
-    "completion_tokens": ("usage", "completion_tokens"),
-    "cached_tokens": ("usage", "prompt_tokens_details", "cached_tokens"),
-}
+# Where an answer, or an event of its stream, tells what was used: OpenAI's completions; its responses, whose stream ends with the
+# response as a whole; Anthropic's messages, whose stream begins with a message and corrects it. picker/completions.py reads it.
+_USAGE = (
+    ("prompt_tokens", ("usage", "prompt_tokens")),
+    ("completion_tokens", ("usage", "completion_tokens")),
+    ("cached_tokens", ("usage", "prompt_tokens_details", "cached_tokens")),
+    *(
+        (name, (*at, "usage", *path))
+        for at in ((), ("response",), ("message",))
+        for name, path in (
+            ("prompt_tokens", ("input_tokens",)),
+            ("completion_tokens", ("output_tokens",)),
+            ("cached_tokens", ("input_tokens_details", "cached_tokens")),
+            ("cache_read_tokens", ("cache_read_input_tokens",)),
+            ("cache_creation_tokens", ("cache_creation_input_tokens",)),
+        )
+        if at != ("response",) or not name.startswith("cache_")
+    ),
+)
 _JSON = RegexMatcher(regex=r"(?i)application/json(?:\s*;.*)?")  # servers and clients do send "; charset=utf-8"
 _SKIP = ProcessingMode(
     request_header_mode=Send.SKIP,
@@ -189,7 +203,7 @@ def _usage() -> list[JsonToMetadataRule]:
             selectors=[Selector(key=key) for key in path],
             on_present=Pair(metadata_namespace=AI_NAMESPACE, key=name, type=ValueType.NUMBER),
         )
-        for name, path in _USAGE.items()
+        for name, path in _USAGE
     ]
 
 

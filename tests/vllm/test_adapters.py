@@ -1,0 +1,78 @@
+"""LoRA adapters on servers with one slot for an adapter each: requests go where theirs is loaded."""
+
+import asyncio
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.e2e.world import World
+from tests.vllm.rig import POOL
+from tests.vllm.server import ADAPTERS, Server
+from tests.vllm.text import text
+from tests.vllm.traffic import sent
+
+pytestmark = pytest.mark.envoy
+
+
+async def test_each_adapter_stays_on_a_server_of_its_own(
+    gateway: World, servers: list[Server], figures: dict[str, Any]
+) -> None:
+    """Two clients for each; nothing else tells the servers apart, as no prompt shares anything."""
+    async with gateway.client() as client:
+        await asyncio.gather(
+            *(
+                sent(client, (text((name, number), 100) for number in range(60)), at_once=2, model=name, tokens=16)
+                for name in ADAPTERS
+            )
+        )
+    await gateway.settled()
+    assert {each.reason for each in gateway.outcomes} == {""}
+    late = gateway.outcomes[len(gateway.outcomes) // 3 :]
+    found = {name: Counter(each.endpoint for each in late if each.model == name) for name in ADAPTERS}
+    homes = {name: counted.most_common(1)[0] for name, counted in found.items()}
+    figures |= {name: sorted(counted.values(), reverse=True) for name, counted in found.items()}
+    assert len({home for home, _ in homes.values()}) == len(servers)
+    for name, (_, count) in homes.items():
+        assert count > 0.65 * found[name].total(), found  # nearly all, unless others make its server slow for a while
+
+
+async def test_it_is_known_who_has_an_adapter_that_is_idle(
+    gateway: World, servers: list[Server], figures: dict[str, Any]
+) -> None:
+    """One request at a time, so that hardly a page names an adapter that the next request could follow."""
+    names = random.Random(1).choices(ADAPTERS, k=40)
+    on: dict[str, str] = {}
+    swaps = 0
+    async with gateway.client() as client:
+        for number, name in enumerate(names):
+            since = await gateway.settled()
+            await sent(client, [text(("idle", number), 50)], model=name, tokens=2)
+            served = (await gateway.outcome(since=since)).endpoint
+            swaps += on.get(served, name) != name
+            on[served] = name
+            if number > 10:  # that these are adapters is known once a page has named them
+                loads = gateway.gateway.signals.loads(POOL)
+                assert all(loads[address].adapters == {loaded} for address, loaded in on.items())
+    figures["swaps of adapters, by chance 20"] = swaps
+
+
+async def test_an_adapter_that_is_loaded_while_they_run_is_served_at_once(
+    gateway: World, servers: list[Server]
+) -> None:
+    """By vLLM's own API, on every server of the pool; Penstock need not be told."""
+    path = str(servers[0].models / "code")
+    async with gateway.client() as client:
+        (answer,) = await sent(client, [text("code", 50)], model="code")
+        assert "404" in str(answer), answer
+        for each in servers:
+            await asyncio.to_thread(each.post, "/v1/load_lora_adapter", {"lora_name": "code", "lora_path": path})
+        try:
+            answers = await sent(client, (text(("code", number), 50) for number in range(20)), model="code", tokens=4)
+            assert not [each for each in answers if isinstance(each, Exception)]
+            await gateway.settled()
+            assert {each.reason for each in gateway.outcomes[1:]} == {""}
+        finally:
+            for each in servers:
+                await asyncio.to_thread(each.post, "/v1/unload_lora_adapter", {"lora_name": "code"})
