@@ -21,6 +21,9 @@ from penstock.sim.kv_events import Publisher
 from penstock.sim.metrics import CONTENT_TYPE, Page, accelerator
 
 SERVER_HEADER = "x-sim-server"
+RANK_HEADER = "x-sim-rank"  # which engine has answered
+WANTED_RANK_HEADER = "x-data-parallel-rank"
+_RANK = web.RequestKey("rank", int)
 FAIL_HEADER = "x-sim-fail"
 _DEFAULT_TOKENS = (8, 64)  # an answer without max_tokens ends by itself within this range
 
@@ -40,11 +43,12 @@ class SimSettings:
     fail_rate: float = 0.0
     kill_after_tokens: int = 0  # the server dies when it has generated so many; 0: never
     kv_events: int | None = None  # port of its KV events, 0: any free one; None: it publishes none
+    data_parallel_size: int = 1  # engines; a request without the header goes to the next
 
 
 @dataclass(slots=True, eq=False)
 class _Open:
-    """A request that the engine has."""
+    """A request that an engine has."""
 
     answer: api.Answer
     deliver: Callable[[bytes], None] | None  # streams: write this
@@ -59,13 +63,15 @@ class SimServer:
 
     def __init__(self, settings: SimSettings = SimSettings()) -> None:
         self.settings = settings
-        self.engine = Engine(settings.engine)
+        sizes, ranks = settings.engine, range(settings.data_parallel_size)
+        self.engines = [Engine(replace(sizes, seed=sizes.seed + rank)) for rank in ranks]
         self.faults = Faults(settings.fail_kind, settings.fail_rate)
         self.served = 0  # requests that came to the completion paths
         self.dead = asyncio.Event()
         size = settings.engine.block_tokens
         self.kv_events = None if settings.kv_events is None else Publisher(self.engine.cache, size)
-        self._page = Page(self.engine, settings.models[0])
+        self._page = Page(self.engines, settings.models[0])
+        self._next = itertools.cycle(ranks)
         self._dice = random.Random(settings.engine.seed)  # noqa: S311  # not for secrets
         self._ids = itertools.count(1)
         self._open: dict[int, _Open] = {}
@@ -74,6 +80,11 @@ class SimServer:
         self._runner: web.AppRunner | None = None
         self._listening: asyncio.Server | None = None
         self._port = settings.port
+
+    @property
+    def engine(self) -> Engine:
+        """The only one, or the first."""
+        return self.engines[0]
 
     @property
     def address(self) -> str:
@@ -146,7 +157,8 @@ class SimServer:
             if fault is not None:
                 await self._fail(fault, request)
             job, answer = self._job(prompt)
-            return await self._answer(request, job, answer, fault)
+            request[_RANK] = rank = self._rank(request)
+            return await self._answer(request, self.engines[rank], job, answer, fault)
         except api.ApiError as error:
             return web.Response(status=error.status, body=error.body(), content_type="application/json")
 
@@ -161,6 +173,16 @@ class SimServer:
             await asyncio.get_running_loop().create_future()  # until the client goes away, which cancels this handler
         if fault.kind == "slow":
             await asyncio.sleep(self.faults.slow_seconds)
+
+    def _rank(self, request: web.Request) -> int:
+        """As the header says; as vLLM does, what is no number is not looked at. Raises ApiError."""
+        try:
+            rank = int(request.headers.get(WANTED_RANK_HEADER, ""))
+        except ValueError:
+            return next(self._next)
+        if not 0 <= rank < len(self.engines):
+            raise api.no_such_rank(rank, len(self.engines))
+        return rank
 
     def _job(self, prompt: api.Prompt) -> tuple[Job, api.Answer]:
         """Raises ApiError: unknown model, too long."""
@@ -190,7 +212,7 @@ class SimServer:
         return job, api.Answer(name, prompt, prompt_tokens, words, int(time.time()))
 
     async def _answer(
-        self, request: web.Request, job: Job, answer: api.Answer, fault: Fault | None
+        self, request: web.Request, engine: Engine, job: Job, answer: api.Answer, fault: Fault | None
     ) -> web.StreamResponse:
         response: web.StreamResponse | None = None
         deliver = None
@@ -200,7 +222,7 @@ class SimServer:
         if fault is not None and fault.kind == "abort":
             opened.abort_after = fault.tokens
         try:
-            self.engine.submit(job, now)
+            engine.submit(job, now)
         except Full:
             raise api.busy() from None
         self._open[job.id] = opened
@@ -219,7 +241,7 @@ class SimServer:
             progress = await opened.done
         finally:
             self._open.pop(job.id, None)
-            self.engine.cancel(job.id, loop.time())
+            engine.cancel(job.id, loop.time())
             self._schedule()
         if progress is None:
             if request.transport is not None:
@@ -238,7 +260,7 @@ class SimServer:
     def _schedule(self) -> None:
         if self.kv_events is not None:
             self.kv_events.flush()
-        due = self.engine.next_time()
+        due = min((time for engine in self.engines if (time := engine.next_time()) is not None), default=None)
         if self._timer is not None:
             if due == self._due:
                 return
@@ -250,12 +272,15 @@ class SimServer:
 
     def _tick(self) -> None:
         self._timer = None
-        for id_, progress in self.engine.advance(asyncio.get_running_loop().time()).items():
-            opened = self._open.get(id_)
-            if opened is not None:
-                self._progress(opened, progress)
+        now = asyncio.get_running_loop().time()
+        for engine in self.engines:
+            for id_, progress in engine.advance(now).items():
+                opened = self._open.get(id_)
+                if opened is not None:
+                    self._progress(opened, progress)
         limit = self.settings.kill_after_tokens
-        if limit and self.engine.stats.generation_tokens >= limit and not self.dead.is_set():
+        generated = sum(engine.stats.generation_tokens for engine in self.engines)
+        if limit and generated >= limit and not self.dead.is_set():
             self.die()
         self._schedule()
 
@@ -284,7 +309,11 @@ class SimServer:
     async def _sign(self, request: web.Request, response: web.StreamResponse) -> None:
         response.headers[SERVER_HEADER] = self.settings.name
         wanted = request.headers.get("endpoint-load-metrics-format", "").upper()
-        waiting, usage = float(self.engine.waiting), self.engine.usage
+        rank = request.get(_RANK)
+        if rank is not None:
+            response.headers[RANK_HEADER] = str(rank)
+        engine = self.engines[rank or 0]
+        waiting, usage = float(engine.waiting), engine.usage
         if wanted == "TEXT":
             report = f"TEXT named_metrics.num_requests_waiting={waiting}, named_metrics.kv_cache_usage_perc={usage}"
             response.headers["endpoint-load-metrics"] = report
