@@ -47,7 +47,7 @@ def rank(answer: Answer) -> tuple[str, str]:
 async def test_prefixes_stay_on_their_rank_and_are_cached_there(gateway: World) -> None:
     prompts = [f"{number} " * 2000 for number in range(12)]
     first = [rank(await completion(gateway, prompt)) for prompt in prompts]
-    assert len(set(first)) == 2 * RANKS  # every rank of both servers is used
+    assert len(set(first)) >= 3  # ranks, not two servers; all are idle, so that chance decides among them
     again = [await completion(gateway, prompt) for _ in range(3) for prompt in prompts]
     stayed = [answer for answer, place in zip(again, first * 3, strict=True) if rank(answer) == place]
     assert (
