@@ -172,7 +172,7 @@ def _engine(page: bytes, engine: str) -> Engine:
     return names
 
 
-def _load(samples: Samples, names: Engine, now: float, utilization: float) -> Load:
+def _load(samples: Samples, names: Engine, now: float, utilization: float | None) -> Load:
     waiting, running, usage = (_figures(samples, series) for series in (names.waiting, names.running, names.kv_usage))
     if not (waiting or running or usage):
         wanted = (names.waiting[0], names.running[0], names.kv_usage[0])

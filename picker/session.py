@@ -306,7 +306,9 @@ class ExtProcSession:
         rewrite = names if request.model and found.target_model != request.model else None
         rewritten = with_model(body, found.target_model) if rewrite else None
         headers = (*found.headers, *found.trace.headers)
-        destination = Destination(",".join(map(host_port, found.endpoints)), found.id, headers, found.explained, rewrite)
+        destination = Destination(
+            ",".join(map(host_port, found.endpoints)), found.id, headers, found.explained, rewrite
+        )
         if start.mode != "duplex":
             self.closed = True
             if start.end_of_stream or start.mode == "none":

@@ -188,7 +188,7 @@ async def test_a_header_names_the_rank_and_without_it_they_take_turns(client: Cl
 @pytest.mark.parametrize("client", [replace(waiting_for(NEVER), data_parallel_size=2)], indirect=True)
 async def test_each_rank_has_figures_of_its_own(client: Client) -> None:
     task = asyncio.create_task(client.post("/v1/chat/completions", CHAT, x_data_parallel_rank="1"))
-    await until(lambda: client.server.engines[1].running)
+    await until(lambda: client.server.ranks.engines[1].running)
     _, page = await client.get("/metrics")
     families = {each.name: each for each in text_string_to_metric_families(page)}  # as strict as Prometheus
     assert [each.labels["engine"] for each in families["vllm:time_to_first_token_seconds"].samples[:1]] == ["0"]
