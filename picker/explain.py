@@ -74,7 +74,9 @@ def replay(record: DecisionRecord, profile: Profile, *, quoted: bool = True) -> 
     def run(view: View, stage: Profile, id_: str) -> Pick:
         found = Stage(stage.name, tuple(view.names))
         stages.append(found)
-        return schedule.run(view, _watched(play(stage), found), id_)
+        pick = schedule.run(view, _watched(play(stage), found), id_)
+        found.endpoints = pick.endpoints
+        return pick
 
     chosen = play(profile)
     if quoted:
@@ -138,10 +140,8 @@ def _watched(profile: Profile, stage: Stage) -> Profile:
         return watch
 
     def picks(view: View, totals: list[float], id_: str) -> list[int]:
-        chosen = profile.picker(view, totals, id_)
-        stage.total = dict(zip(view.names, totals, strict=True))
-        stage.endpoints = tuple(view.names[i] for i in chosen)
-        return chosen
+        stage.total = stage.total or dict(zip(view.names, totals, strict=True))  # first it is asked about all of them
+        return profile.picker(view, totals, id_)
 
     return replace(
         profile,

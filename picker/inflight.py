@@ -11,6 +11,7 @@ from typing import Any
 
 from picker.facts import Decision, Outcome, Reason
 from picker.load import Load
+from picker.ranks import answered, host_port
 from picker.trace import parent
 from xds_server.model.names import FAIRNESS_HEADER, MODEL_HEADER, OBJECTIVE_HEADER
 
@@ -271,7 +272,7 @@ class InFlight:
             sent.weigh(pending, -1)
         if self._asked_for.get(pending.decision.request_id) == id_:
             del self._asked_for[pending.decision.request_id]
-        if served == endpoint:
+        if served == host_port(endpoint):
             sent.completed = max(sent.completed, pending.since)
         if not sent.requests:  # endpoints come and go: the table must not grow with them
             del self._sent[endpoint]
@@ -311,6 +312,7 @@ def _outcome(decision: Decision, entry: LogEntry, why: Reason) -> Outcome:
     return replace(
         _outcome_of_entry(entry, why),
         **said,
+        endpoint=answered(decision.endpoints, entry.endpoint),
         time=entry.time or decision.time,
         request_bytes=entry.request_bytes or decision.body_bytes,
     )

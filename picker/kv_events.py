@@ -297,9 +297,10 @@ class KvEvents:
         found = None
         if self._session is not None:
             try:
-                async with self._session.get(f"http://{one.key}{SOURCES}") as response:
+                async with self._session.get(f"http://{one.endpoint.host_port}{SOURCES}") as response:
                     page = await response.content.read(1 << 16)
-                    found = ports_of(page, one.endpoint.rank) if response.status == 200 else None
+                    alone = not one.endpoint.by_header  # behind one port rank 0 speaks for no other
+                    found = ports_of(page, one.endpoint.rank, alone=alone) if response.status == 200 else None
             except (aiohttp.ClientError, TimeoutError, OSError):
                 pass
         if self._subscriptions.get((one.pool, one.key)) is not one:
@@ -316,8 +317,9 @@ def _address(endpoint: Endpoint, port: int) -> str:
     return f"tcp://[{endpoint.address}]:{port}" if ":" in endpoint.address else f"tcp://{endpoint.address}:{port}"
 
 
-def ports_of(page: bytes, rank: int) -> tuple[int, int | None] | None:
-    """(port, port of the replay socket) in the answer to GET /kv_event_sources, of this data-parallel rank or of the only one.
+def ports_of(page: bytes, rank: int, *, alone: bool = True) -> tuple[int, int | None] | None:
+    """(port, port of the replay socket) in the answer to GET /kv_event_sources, of this data-parallel rank or, `alone`, of the
+    only one.
 
     vLLM 0.32 gives a map by rank, later ones a list. None if there is none.
     """
@@ -325,7 +327,7 @@ def ports_of(page: bytes, rank: int) -> tuple[int, int | None] | None:
         found = orjson.loads(page)
         if isinstance(found, list):
             found = {str(one.get("data_parallel_rank")): one for one in found}
-        source = found[str(rank)] if str(rank) in found or len(found) != 1 else next(iter(found.values()))
+        source = found[str(rank)] if str(rank) in found or len(found) != 1 or not alone else next(iter(found.values()))
         port, replay = (_port(source.get(name)) for name in ("endpoint", "replay_endpoint"))
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         return None

@@ -144,11 +144,38 @@ def parse(page: bytes, engine: str = "", now: float = -math.inf) -> Load:
     value of the pod label llm-d.ai/engine-type; "" or an unknown one: told by the names on the page. Families that the page
     lacks keep the defaults of Load. Raises UnknownPage when it has neither waiting, running nor KV usage.
     """
+    names = _engine(page, engine)
+    return _load(_samples(page, names), names, now, _utilization(page))
+
+
+def parse_ranks(page: bytes, engine: str = "", now: float = -math.inf) -> dict[int, Load]:
+    """The same for each rank that the page tells by its label `engine`; what has no such label is true of every rank.
+
+    Raises UnknownPage where it names no rank.
+    """
+    names = _engine(page, engine)
+    ranks: dict[int, dict[bytes, list[tuple[bytes, bytes]]]] = {}
+    common: dict[bytes, list[tuple[bytes, bytes]]] = {}
+    for name, samples in _samples(page, names).items():
+        for labels, value in samples:
+            rank = _label(labels, b"engine")
+            of = ranks.setdefault(int(rank), {}) if rank.isdigit() and len(rank) < 5 else common
+            of.setdefault(name, []).append((labels, value))
+    if not ranks:
+        raise UnknownPage("the page tells no ranks apart: nothing on it has the label engine")
+    utilization = _utilization(page)
+    return {rank: _load({**common, **found}, names, now, utilization) for rank, found in ranks.items()}
+
+
+def _engine(page: bytes, engine: str) -> Engine:
     names = ENGINES.get(engine) or next((e for e in ENGINES.values() if e.prefix in page), None)
     if names is None:
         expected = ", ".join(f"{e.waiting[0].name.decode()} ({name})" for name, e in ENGINES.items())
         raise UnknownPage(f"no metrics of a model server on the page; expected one of {expected}")
-    samples = _samples(page, names)
+    return names
+
+
+def _load(samples: Samples, names: Engine, now: float, utilization: float | None) -> Load:
     waiting, running, usage = (_figures(samples, series) for series in (names.waiting, names.running, names.kv_usage))
     if not (waiting or running or usage):
         wanted = (names.waiting[0], names.running[0], names.kv_usage[0])
@@ -164,7 +191,7 @@ def parse(page: bytes, engine: str = "", now: float = -math.inf) -> Load:
         block_tokens=int(max(_figures(samples, names.block_tokens), default=0)),  # one size for all ranks of a server
         blocks=int(sum(_figures(samples, names.blocks))),
         scraped=now,
-        utilization=_utilization(page),
+        utilization=utilization,
     )
 
 

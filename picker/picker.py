@@ -11,7 +11,7 @@ from math import inf
 from types import MappingProxyType
 from typing import Literal, Protocol
 
-from picker import demand, flow, limits, room, schedule
+from picker import demand, flow, limits, ranks, room, schedule
 from picker.ask import NO_OBJECTIVE, Answer, Ask, Denied, Waiting, denied, objective_of, target_model
 from picker.errors import NoEndpoint
 from picker.facts import Decision, Reason, Refused
@@ -365,7 +365,7 @@ class Picker:
             body_bytes=request.body_bytes,
             seconds=waited,  # the shell has the clock, and adds what deciding took: see server.py
             request_id=request.request_id,
-            headers=pick.headers,
+            headers=(*pick.headers, *ranks.headers(best)),
             queue=waited,
             explained=wish.explained,
             trace=ask.trace,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from picker import ranks
 from picker.errors import NoEndpoint
 from picker.health import healthy
 from picker.scorers import View
@@ -21,7 +22,9 @@ def candidates(endpoints: Sequence[Endpoint], hint: tuple[str, ...] | None) -> l
     if hint is not None:
         wanted = {entry.strip() for entry in hint}
         found = [
-            one for one in endpoints if str(one) in wanted or one.address in wanted or f"[{one.address}]" in wanted
+            one
+            for one in endpoints
+            if one.host_port in wanted or one.address in wanted or f"[{one.address}]" in wanted or str(one) in wanted
         ]
         if not found:
             raise NoEndpoint("the gateway's subset hint names no ready endpoint of the pool")
@@ -34,7 +37,7 @@ def run(view: View, profile: Profile, request_id: str) -> Pick:
     totals = [0.0] * len(view.names)
     for _, scorer, weight in profile.scorers:
         totals = [total + weight * score for total, score in zip(totals, scorer(view), strict=True)]
-    chosen = profile.picker(view, totals, request_id)
+    chosen = ranks.chosen(profile.picker, view, totals, request_id)
     return Pick(tuple([view.names[i] for i in chosen]), len(view.names), view.matched[chosen[0]])
 
 

@@ -8,11 +8,13 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 from typing import cast
 
-from picker.load import UnknownPage, parse
+from picker.load import Load, UnknownPage, parse, parse_ranks
+from picker.ranks import host_port
 from picker.signals import Signals
 from xds_server.model.graph import Endpoint
 
@@ -20,6 +22,8 @@ ENGINE_LABEL = "llm-d.ai/engine-type"
 # Timers have milliseconds (uvloop) and may fire just before their time: without this the loop would spin until it comes.
 _EARLY = 0.002
 _LARGEST = 16 << 20  # bytes of a page that nobody sends
+# Of a rank that the page does not name, while it names others: the server would answer 400.
+_NO_SUCH_RANK = Load(resting=inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +92,10 @@ def _unchunked(body: bytes) -> bytes | None:
 
 @dataclass(slots=True, eq=False)
 class _Target:
-    """One endpoint. `due`: when to ask, or while `asked`, when to give up."""
+    """One address. `due`: when to ask, or while `asked`, when to give up."""
 
-    endpoint: Endpoint
     key: str
+    endpoints: dict[str, Endpoint]  # by name: the ranks behind it, or itself
     engine: str
     request: bytes
     due: float = 0.0
@@ -99,6 +103,12 @@ class _Target:
     connection: "_Connection | None" = None
     connecting: asyncio.Task[None] | None = None
     gone: bool = False
+
+    def figures(self, page: bytes, now: float) -> Iterator[tuple[str, Load]]:
+        """Of each endpoint. Raises UnknownPage."""
+        ranks = parse_ranks(page, self.engine, now) if any(one.by_header for one in self.endpoints.values()) else {}
+        for name, one in self.endpoints.items():
+            yield name, ranks.get(one.rank, _NO_SUCH_RANK) if one.by_header else parse(page, self.engine, now)
 
 
 @dataclass(slots=True, eq=False)
@@ -163,19 +173,23 @@ class Scraper:
         signals.on_busy = self.hurry
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
-        """All endpoints of all pools; new ones are scraped at once, spread over a tenth of a second."""
-        wanted = {str(endpoint): endpoint for endpoint in endpoints}
+        """All endpoints of all pools; new ones are scraped at once, spread over a tenth of a second; an address once."""
+        wanted: dict[str, dict[str, Endpoint]] = {}
+        for endpoint in endpoints:
+            wanted.setdefault(endpoint.host_port, {})[str(endpoint)] = endpoint
         for key in self._targets.keys() - wanted.keys():
             self._drop(self._targets.pop(key))
         for key in wanted.keys() - self._targets.keys():
-            endpoint = wanted[key]
             request = f"GET {self._settings.path} HTTP/1.1\r\nHost: {key}\r\nAccept: text/plain\r\n\r\n".encode()
-            target = _Target(endpoint, key, dict(endpoint.labels).get(ENGINE_LABEL, ""), request)
-            self._targets[key] = target
+            labels = dict(next(iter(wanted[key].values())).labels)
+            target = self._targets[key] = _Target(key, {}, labels.get(ENGINE_LABEL, ""), request)
             self._at(target, self._now() + self._random.random() * 0.1)
+        for key, found in wanted.items():
+            self._targets[key].endpoints = found
 
-    def hurry(self, key: str) -> None:
+    def hurry(self, endpoint: str) -> None:
         """An idle endpoint got a request: do not wait for its slow turn."""
+        key = host_port(endpoint)
         target = self._targets.get(key)
         self._contended.add(key)
         if target is not None and target.asked is None:
@@ -204,10 +218,11 @@ class Scraper:
     def page(self, target: _Target, page: bytes) -> None:
         """A page came: raises UnknownPage when it is not a model server's."""
         asked, now = target.asked, self._now()
-        figures = parse(page, target.engine, now)
+        figures = list(target.figures(page, now))
         target.asked = None
-        self._signals.scraped(target.key, figures, now if asked is None else asked)
-        if self._signals.contended(target.key):
+        for name, load in figures:
+            self._signals.scraped(name, load, now if asked is None else asked)
+        if any(map(self._signals.contended, target.endpoints)):
             self._contended.add(target.key)
             pause = self._interval()
         else:
@@ -220,7 +235,7 @@ class Scraper:
         self._disconnect(target)
         target.asked = None
         if not target.gone:
-            errors = self._signals.failed(target.key)
+            errors = max(map(self._signals.failed, target.endpoints))
             pause = min(self._settings.slow, self._settings.fast * 2.0 ** min(errors, 10))
             self._at(target, self._now() + pause * self._random.uniform(0.9, 1.1))
 
@@ -260,7 +275,8 @@ class Scraper:
 
     def _ask(self, target: _Target, now: float) -> None:
         target.asked = now
-        self._signals.asked(target.key)
+        for name in target.endpoints:
+            self._signals.asked(name)
         self._at(target, now + self._settings.timeout)
         connection = target.connection
         if connection is None or connection.transport is None or connection.transport.is_closing():
@@ -269,7 +285,7 @@ class Scraper:
             connection.transport.write(target.request)
 
     async def _connect(self, target: _Target) -> None:
-        loop, endpoint = asyncio.get_running_loop(), target.endpoint
+        loop, endpoint = asyncio.get_running_loop(), next(iter(target.endpoints.values()))
         try:
             made, connection = await loop.create_connection(
                 lambda: _Connection(self, target), endpoint.address, endpoint.port

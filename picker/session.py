@@ -20,6 +20,7 @@ from picker.ask import Answer, Ask, Denied, Waiting, denied
 from picker.errors import BadRequest
 from picker.facts import Decision, Outcome, Reason, Refused
 from picker.inflight import LogEntry
+from picker.ranks import host_port
 from picker.request import MAX_BODY, Dialect, InferenceRequest, parse, with_model, without_body
 from picker.trace import UNTRACED, Tracing
 from xds_server.model.names import DECISION_HEADER
@@ -224,7 +225,7 @@ class ExtProcSession:
         began = found.began if found.began is not None else now
         return LogEntry(
             id=self.fact.id,
-            endpoint=self.fact.endpoints[0],
+            endpoint=host_port(self.fact.endpoints[0]),
             status=found.status,
             details="via_upstream",
             flags=frozenset() if found.whole or not found.status else frozenset({"DC"}),
@@ -305,7 +306,9 @@ class ExtProcSession:
         rewrite = names if request.model and found.target_model != request.model else None
         rewritten = with_model(body, found.target_model) if rewrite else None
         headers = (*found.headers, *found.trace.headers)
-        destination = Destination(",".join(found.endpoints), found.id, headers, found.explained, rewrite)
+        destination = Destination(
+            ",".join(map(host_port, found.endpoints)), found.id, headers, found.explained, rewrite
+        )
         if start.mode != "duplex":
             self.closed = True
             if start.end_of_stream or start.mode == "none":

@@ -13,9 +13,13 @@ from picker.health import Health
 from picker.inflight import TIMEOUT, InFlight, LogEntry
 from picker.latency import GUESS, Latency, Sample, Speed
 from picker.load import Load
+from picker.ranks import host_port
 from xds_server.model.graph import Endpoint
 
 _UNKNOWN = Load()
+_OF_ALL_RANKS = frozenset(
+    ("upstream_connect", "upstream_reset")
+)  # one process has the port: it failed, no single engine
 _MOST = 100_000  # requests whose circumstances are remembered until they end
 
 
@@ -53,6 +57,7 @@ class Signals:
         self._loads: dict[str, dict[str, Load]] = {}  # pool -> endpoint -> merged
         self._stale: dict[str, set[str]] = {}  # pool -> endpoints to merge again
         self._pools: dict[str, tuple[str, ...]] = {}  # endpoint -> pools
+        self._ranks: dict[str, list[str]] = {}  # "ip:port" -> the endpoints behind it
 
     def update(self, pools: Mapping[str, Sequence[Endpoint]]) -> None:
         """The endpoints of each pool, by the pool's name; figures of endpoints that are gone are forgotten."""
@@ -62,6 +67,9 @@ class Signals:
             for key in found:
                 of.setdefault(key, []).append(pool)
         self._pools = {key: tuple(names) for key, names in of.items()}
+        self._ranks = {}
+        for key in of:
+            self._ranks.setdefault(host_port(key), []).append(key)
         for known in (self._figures, self._asked, self._at_scrape, self.failures, self._prefills, self._accelerators):
             for gone in known.keys() - of.keys():
                 del known[gone]
@@ -156,7 +164,7 @@ class Signals:
         self._asked.pop(endpoint, None)
         known = self._figures.get(endpoint, _UNKNOWN)
         self.failures[endpoint] = self.failures.get(endpoint, 0) + 1
-        self._figures[endpoint] = _with(known, known.errors + 1, 0, 0, 0)
+        self._figures[endpoint] = _with(known, known.errors + 1, 0, 0, 0, resting=known.resting)
         self._check(endpoint)
         self._changed(endpoint)
         self.on_scrape()
@@ -205,10 +213,19 @@ class Signals:
         served = outcome.endpoint or tried[-1]
         for endpoint in tried:
             if endpoint != served and outcome.attempts > 1:
-                self.health.retried(endpoint, since, now)
-                self._changed(endpoint)
-        self.health.ended(served, outcome.reason, since, now)
-        self._changed(served)
+                gone = (
+                    self._figures.get(endpoint, _UNKNOWN).errors > 0
+                )  # no page comes either: it is not this rank alone
+                for one in self._beside(endpoint) if gone else (endpoint,):
+                    self.health.retried(one, since, now)
+                    self._changed(one)
+        for one in self._beside(served) if outcome.reason in _OF_ALL_RANKS else (served,):
+            self.health.ended(one, outcome.reason, since, now)
+            self._changed(one)
+
+    def _beside(self, endpoint: str) -> Sequence[str]:
+        """All ranks behind its port, this one too."""
+        return self._ranks.get(host_port(endpoint), (endpoint,))
 
     def _check(self, endpoint: str) -> None:
         self.health.check(endpoint, self.inflight.count(endpoint), self.latency.speed(endpoint).seconds, self._now)
@@ -227,7 +244,7 @@ class Signals:
         at_scrape = self._at_scrape.get(endpoint, 0)
         counts = inflight.count(endpoint), inflight.tokens(endpoint), at_scrape
         prefill = self._prefills.get(endpoint, _UNKNOWN.prefill) if counts[0] else _UNKNOWN.prefill
-        speed, resting = self.latency.speed(endpoint), self.health.until(endpoint)
+        speed, resting = self.latency.speed(endpoint), max(self.health.until(endpoint), figures.resting)
         accelerators = self._accelerators.get(endpoint, figures.utilization)
         adapters, busy = self._adapters(endpoint, figures) if figures.max_loras else (_UNKNOWN.adapters, 0)
         sheddable = inflight.sheddable(endpoint)

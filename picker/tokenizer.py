@@ -17,6 +17,7 @@ import orjson
 from picker.kv_source import KvSource
 from picker.load import Load
 from picker.precise import Precise, Unlinked
+from picker.ranks import host_port
 from picker.request import InferenceRequest
 
 PATH = "/tokenize"
@@ -137,7 +138,7 @@ class Tokenizer:
         server = min(loads, key=lambda key: (loads[key].errors, loads[key].inflight))
         try:
             headers = {"content-type": "application/json"}
-            async with session.post(f"http://{server}{PATH}", data=body, headers=headers) as response:
+            async with session.post(f"http://{host_port(server)}{PATH}", data=body, headers=headers) as response:
                 if response.status == 200:
                     return await _whole(response)
                 if response.status in _REFUSED:

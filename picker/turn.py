@@ -6,7 +6,7 @@ The Picker asks when a request comes, and again when one that waits may go; `pen
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from picker import room, schedule, spare
+from picker import ranks, room, schedule, spare
 from picker.errors import NoEndpoint
 from picker.scorers import View
 from picker.spare import Peaks
@@ -67,5 +67,5 @@ def _among(view: View, allowed: list[int], profile: Profile, id_: str, run: Run)
         return None
     handler = profile.handler
     every = run(view, profile, id_) if handler is None else handler(view, id_, run)
-    names = (*found.endpoints, *(name for name in every.endpoints if name not in found.endpoints))
+    names = ranks.attempts((*found.endpoints, *every.endpoints))
     return replace(found, endpoints=names[: len(every.endpoints)], candidates=every.candidates)

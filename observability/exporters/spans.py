@@ -27,6 +27,7 @@ from observability.log import clean, is_clients
 from observability.registry import Registry
 from picker import trace
 from picker.facts import Decision, Outcome
+from picker.ranks import host_port
 
 _MOST_OPEN = 20_000  # sampled requests whose outcome is not known yet
 # gen_ai.operation.name, by the end of the path.
@@ -210,7 +211,7 @@ def _schedule(decision: Decision) -> dict[str, Any]:
 
 
 def _upstream(outcome: Outcome) -> dict[str, Any]:
-    address, _, port = outcome.endpoint.rpartition(":")
+    address, _, port = host_port(outcome.endpoint).rpartition(":")
     return {
         **_both(outcome),
         "server.address": address.strip("[]"),

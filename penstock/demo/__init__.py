@@ -21,7 +21,7 @@ from penstock.gateway import Gateway
 from penstock.process import UserError, until_signal
 from penstock.run import running
 from penstock.settings import Listen, Proxy, Settings
-from xds_server.model.graph import Graph
+from xds_server.model.graph import Endpoint, Graph
 from xds_server.model.objects import ClusterState, InferencePool
 from xds_server.resolve import resolve
 from xds_server.sources import files
@@ -125,15 +125,17 @@ async def _servers(state: ClusterState, graph: Graph) -> AsyncIterator[asyncio.s
         [
             *pool.meta.annotations[SIMULATE].split(),
             "--host",
-            endpoint.address,
+            address,
             "--port",
-            str(endpoint.port),
+            str(port),
             "--name",
-            str(endpoint),
+            Endpoint(address, port).host_port,
         ]
         for pool in state.all(InferencePool)
         if SIMULATE in pool.meta.annotations
-        for endpoint in graph.pools[f"{pool.meta.namespace}/{pool.meta.ref.name}"].endpoints
+        for address, port in dict.fromkeys(
+            (each.address, each.port) for each in graph.pools[f"{pool.meta.namespace}/{pool.meta.ref.name}"].endpoints
+        )
     ]
     arguments = [sys.executable, "-m", "penstock.demo.servers", json.dumps(commands)]
     pipe = asyncio.subprocess.PIPE

@@ -88,6 +88,10 @@ def too_long(prompt_tokens: int, limit: int) -> ApiError:
     return ApiError(400, "BadRequestError", message, "input_tokens")
 
 
+def no_such_rank(rank: int, size: int) -> ApiError:
+    return _bad(f"data_parallel_rank {rank} is out of range [0, {size}).")
+
+
 def busy() -> ApiError:
     return ApiError(503, "ServiceUnavailableError", "The engine is currently busy and cannot accept more requests.")
 

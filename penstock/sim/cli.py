@@ -65,6 +65,13 @@ def parser() -> Parser:
         metavar="N",
         help="waiting requests beyond which the answer is 503 (default: no limit)",
     )
+    option(
+        "--data-parallel-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="ranks behind the port, each with a batch and a KV cache of its own (default: %(default)s)",
+    )
     option("--seed", type=int, default=0, metavar="N", help="of all that is random (default: %(default)s)")
     option(
         "--fail-rate",
@@ -124,6 +131,7 @@ def settings_of(argv: Sequence[str]) -> SimSettings:
         fail_rate=given.fail_rate,
         kill_after_tokens=given.kill_after_tokens,
         kv_events=given.kv_events,
+        data_parallel_size=max(given.data_parallel_size, 1),
     )
 
 

@@ -23,11 +23,11 @@ class _Block:
 class Publisher:
     """Tells what comes into `cache` and what goes. `start` binds the port; `flush` sends what has changed since."""
 
-    def __init__(self, cache: BlockCache, block_tokens: int) -> None:
+    def __init__(self, cache: BlockCache, block_tokens: int, rank: int = 0) -> None:
         self.port = 0
         self.dropping = False  # as if messages were lost: they are numbered and not sent
         cache.changes = []
-        self._cache, self._size = cache, block_tokens
+        self._cache, self._size, self._rank = cache, block_tokens, rank
         self._blocks: dict[int, _Block] = {}
         self._sequence = 0
         self._context: Any = None
@@ -66,7 +66,7 @@ class Publisher:
                 events.append(self._stored(block, found))
         if not events:
             return
-        payload = msgspec.msgpack.encode([time.time(), events, 0])
+        payload = msgspec.msgpack.encode([time.time(), events, self._rank])
         sequence = self._sequence.to_bytes(8, "big")
         self._sequence += 1
         if self._socket is not None and not self.dropping:

@@ -2,9 +2,9 @@
 
 import bisect
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from penstock.sim.engine import Engine
+from penstock.sim.engine import Engine, Stats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -50,7 +50,7 @@ class Histogram:
             self.sum += value
 
     def lines(self, labels: str) -> list[str]:
-        total, lines = 0, [f"# TYPE {self.name} histogram"]
+        total, lines = 0, []
         for bound, found in zip((*map(str, map(float, self.bounds)), "+Inf"), self.counts, strict=True):
             total += found
             lines.append(f'{self.name}_bucket{{{labels},le="{bound}"}} {total}.0')
@@ -58,58 +58,68 @@ class Histogram:
 
 
 class Page:
-    """The page of one engine; keeps the histograms, and the LoRA label sets that vLLM never forgets."""
+    """The page of a server's engines; keeps the histograms, and the LoRA label sets that vLLM never forgets."""
 
-    def __init__(self, engine: Engine, model: str) -> None:
-        self._engine = engine
-        self._model = model
-        self._labels = f'engine="0",model_name="{escaped(model)}"'
-        self._ttft = Histogram("vllm:time_to_first_token_seconds", _TTFT)
-        self._e2e = Histogram("vllm:e2e_request_latency_seconds", _E2E)
+    def __init__(self, engines: Sequence[Engine], model: str) -> None:
+        self._engines = engines
+        self._model = f'model_name="{escaped(model)}"'
+        self._ttft = [Histogram("vllm:time_to_first_token_seconds", _TTFT) for _ in engines]
+        self._e2e = [Histogram("vllm:e2e_request_latency_seconds", _E2E) for _ in engines]
         self._loras: dict[tuple[str, str], float] = {}
 
     def text(self) -> str:
-        engine, stats = self._engine, self._engine.stats
-        self._ttft.observe(stats.ttft)
-        self._e2e.observe(stats.duration)
-        stats.ttft.clear()
-        stats.duration.clear()
-        running, waiting = (escaped(",".join(names)) for names in engine.adapters())
-        self._loras[running, waiting] = time.time()
-        model = f'model_name="{escaped(self._model)}"'
+        rejected = sum(engine.stats.rejected for engine in self._engines)
         lines = [
-            *self._gauge("num_requests_running", engine.running),
-            *self._gauge("num_requests_waiting", engine.waiting),
-            *self._gauge("kv_cache_usage_perc", engine.usage),
-            *self._counter("prefix_cache_queries", stats.cache_queries),
-            *self._counter("prefix_cache_hits", stats.cache_hits),
-            *self._counter("prompt_tokens", stats.prompt_tokens),
-            *self._counter("prompt_tokens_cached", stats.cache_hits),
-            *self._counter("generation_tokens", stats.generation_tokens),
+            *self._family("num_requests_running", "gauge", lambda engine: float(engine.running)),
+            *self._family("num_requests_waiting", "gauge", lambda engine: float(engine.waiting)),
+            *self._family("kv_cache_usage_perc", "gauge", lambda engine: engine.usage),
+            *self._counter("prefix_cache_queries", lambda stats: stats.cache_queries),
+            *self._counter("prefix_cache_hits", lambda stats: stats.cache_hits),
+            *self._counter("prompt_tokens", lambda stats: stats.prompt_tokens),
+            *self._counter("prompt_tokens_cached", lambda stats: stats.cache_hits),
+            *self._counter("generation_tokens", lambda stats: stats.generation_tokens),
             "# TYPE vllm:request_success_total counter",
             *(
-                f'vllm:request_success_total{{engine="0",finished_reason="{why}",{model}}} {count}.0'
-                for why, count in stats.finished.items()
+                f'vllm:request_success_total{{engine="{rank}",finished_reason="{why}",{self._model}}} {count}.0'
+                for rank, engine in enumerate(self._engines)
+                for why, count in engine.stats.finished.items()
             ),
             "# TYPE vllm:admission_rejections_total counter",
-            f'vllm:admission_rejections_total{{{model},reason="max_num_queued_reqs"}} {stats.rejected}.0',
-            *self._ttft.lines(self._labels),
-            *self._e2e.lines(self._labels),
+            f'vllm:admission_rejections_total{{{self._model},reason="max_num_queued_reqs"}} {rejected}.0',
+            *self._histograms(self._ttft, lambda stats: stats.ttft),
+            *self._histograms(self._e2e, lambda stats: stats.duration),
             *self._lora_lines(),
             *self._cache_lines(),
         ]
         return "\n".join(lines) + "\n"
 
-    def _gauge(self, name: str, value: float) -> tuple[str, str]:
-        return f"# TYPE vllm:{name} gauge", f"vllm:{name}{{{self._labels}}} {float(value)!r}"
+    def _labels(self, rank: int) -> str:
+        return f'engine="{rank}",{self._model}'
 
-    def _counter(self, name: str, value: int) -> tuple[str, str]:
-        return f"# TYPE vllm:{name}_total counter", f"vllm:{name}_total{{{self._labels}}} {value}.0"
+    def _family(self, name: str, kind: str, figure: Callable[[Engine], float]) -> Iterable[str]:
+        yield f"# TYPE vllm:{name} {kind}"
+        for rank, engine in enumerate(self._engines):
+            yield f"vllm:{name}{{{self._labels(rank)}}} {float(figure(engine))!r}"
+
+    def _counter(self, name: str, figure: Callable[[Stats], int]) -> Iterable[str]:
+        return self._family(f"{name}_total", "counter", lambda engine: figure(engine.stats))
+
+    def _histograms(self, kept: Sequence[Histogram], new: Callable[[Stats], list[float]]) -> Iterable[str]:
+        yield f"# TYPE {kept[0].name} histogram"
+        for rank, (histogram, engine) in enumerate(zip(kept, self._engines, strict=True)):
+            values = new(engine.stats)
+            histogram.observe(values)
+            values.clear()
+            yield from histogram.lines(self._labels(rank))
 
     def _lora_lines(self) -> list[str]:
-        slots = self._engine.settings.max_loras
+        """Of all engines together: vLLM puts no label on them that tells which."""
+        slots = self._engines[0].settings.max_loras
         if not slots:
             return []
+        found = [engine.adapters() for engine in self._engines]
+        running, waiting = (escaped(",".join(sorted(set().union(*names)))) for names in zip(*found, strict=True))
+        self._loras[running, waiting] = time.time()
         return [
             "# TYPE vllm:lora_requests_info gauge",
             *(
@@ -119,18 +129,20 @@ class Page:
             ),
         ]
 
-    def _cache_lines(self) -> tuple[str, str]:
-        settings = self._engine.settings
-        labels = {
-            "block_size": settings.block_tokens,
-            "enable_prefix_caching": True,
-            "engine": 0,
-            "kv_cache_size_tokens": settings.kv_blocks * settings.block_tokens,
-            "num_gpu_blocks": settings.kv_blocks,
-            "prefix_caching_hash_algo": "sha256",
-        }
-        pairs = ",".join(f'{name}="{value}"' for name, value in labels.items())
-        return "# TYPE vllm:cache_config_info gauge", f"vllm:cache_config_info{{{pairs}}} 1.0"
+    def _cache_lines(self) -> Iterable[str]:
+        yield "# TYPE vllm:cache_config_info gauge"
+        for rank, engine in enumerate(self._engines):
+            settings = engine.settings
+            labels = {
+                "block_size": settings.block_tokens,
+                "enable_prefix_caching": True,
+                "engine": rank,
+                "kv_cache_size_tokens": settings.kv_blocks * settings.block_tokens,
+                "num_gpu_blocks": settings.kv_blocks,
+                "prefix_caching_hash_algo": "sha256",
+            }
+            pairs = ",".join(f'{name}="{value}"' for name, value in labels.items())
+            yield f"vllm:cache_config_info{{{pairs}}} 1.0"
 
 
 def accelerator(engine: Engine) -> str:

@@ -19,8 +19,11 @@ from penstock.sim.engine import Engine, EngineSettings, Full, Job, Progress
 from penstock.sim.faults import Fault, Faults
 from penstock.sim.kv_events import Publisher
 from penstock.sim.metrics import CONTENT_TYPE, Page, accelerator
+from penstock.sim.ranks import WANTED_HEADER, Ranks
 
 SERVER_HEADER = "x-sim-server"
+RANK_HEADER = "x-sim-rank"  # which engine has answered
+_RANK = web.RequestKey("rank", int)
 FAIL_HEADER = "x-sim-fail"
 _DEFAULT_TOKENS = (8, 64)  # an answer without max_tokens ends by itself within this range
 
@@ -40,11 +43,12 @@ class SimSettings:
     fail_rate: float = 0.0
     kill_after_tokens: int = 0  # the server dies when it has generated so many; 0: never
     kv_events: int | None = None  # port of its KV events, 0: any free one; None: it publishes none
+    data_parallel_size: int = 1  # engines; a request without the header goes to the next
 
 
 @dataclass(slots=True, eq=False)
 class _Open:
-    """A request that the engine has."""
+    """A request that an engine has."""
 
     answer: api.Answer
     deliver: Callable[[bytes], None] | None  # streams: write this
@@ -59,13 +63,11 @@ class SimServer:
 
     def __init__(self, settings: SimSettings = SimSettings()) -> None:
         self.settings = settings
-        self.engine = Engine(settings.engine)
+        self.ranks = Ranks(settings.data_parallel_size, settings.engine, kv_events=settings.kv_events is not None)
         self.faults = Faults(settings.fail_kind, settings.fail_rate)
         self.served = 0  # requests that came to the completion paths
         self.dead = asyncio.Event()
-        size = settings.engine.block_tokens
-        self.kv_events = None if settings.kv_events is None else Publisher(self.engine.cache, size)
-        self._page = Page(self.engine, settings.models[0])
+        self._page = Page(self.ranks.engines, settings.models[0])
         self._dice = random.Random(settings.engine.seed)  # noqa: S311  # not for secrets
         self._ids = itertools.count(1)
         self._open: dict[int, _Open] = {}
@@ -74,6 +76,16 @@ class SimServer:
         self._runner: web.AppRunner | None = None
         self._listening: asyncio.Server | None = None
         self._port = settings.port
+
+    @property
+    def engine(self) -> Engine:
+        """The only one, or the first."""
+        return self.ranks.engines[0]
+
+    @property
+    def kv_events(self) -> Publisher | None:
+        """Of the only engine, or the first."""
+        return self.ranks.publishers[0] if self.ranks.publishers else None
 
     @property
     def address(self) -> str:
@@ -95,9 +107,9 @@ class SimServer:
         app.router.add_post("/sim", self._sim)
         app.router.add_post("/tokenize", self._tokenize)
         app.router.add_post("/reset_prefix_cache", self._reset)
-        if self.kv_events is not None:
+        if self.ranks.publishers:
             app.router.add_get("/kv_event_sources", self._sources)
-            self.kv_events.start(self.settings.host, self.settings.kv_events or 0)
+            self.ranks.publish(self.settings.host, self.settings.kv_events or 0)
         app.on_response_prepare.append(self._sign)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
@@ -119,8 +131,7 @@ class SimServer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
-        if self.kv_events is not None:
-            self.kv_events.stop()
+        self.ranks.stop()
 
     def die(self) -> None:
         """As if the process were killed: the port is closed and so is every connection, with a reset."""
@@ -146,7 +157,8 @@ class SimServer:
             if fault is not None:
                 await self._fail(fault, request)
             job, answer = self._job(prompt)
-            return await self._answer(request, job, answer, fault)
+            request[_RANK] = rank = self.ranks.wanted(request.headers.get(WANTED_HEADER, ""))
+            return await self._answer(request, self.ranks.engines[rank], job, answer, fault)
         except api.ApiError as error:
             return web.Response(status=error.status, body=error.body(), content_type="application/json")
 
@@ -184,13 +196,12 @@ class SimServer:
             adapter=adapter,
             natural_end=prompt.max_tokens is None,
         )
-        if self.kv_events is not None:
-            self.kv_events.know(adapter, text, job.hashes)
+        self.ranks.know(adapter, text, job.hashes)
         name = f"{'chatcmpl' if prompt.chat else 'cmpl'}-{settings.name}-{id_}"
         return job, api.Answer(name, prompt, prompt_tokens, words, int(time.time()))
 
     async def _answer(
-        self, request: web.Request, job: Job, answer: api.Answer, fault: Fault | None
+        self, request: web.Request, engine: Engine, job: Job, answer: api.Answer, fault: Fault | None
     ) -> web.StreamResponse:
         response: web.StreamResponse | None = None
         deliver = None
@@ -200,7 +211,7 @@ class SimServer:
         if fault is not None and fault.kind == "abort":
             opened.abort_after = fault.tokens
         try:
-            self.engine.submit(job, now)
+            engine.submit(job, now)
         except Full:
             raise api.busy() from None
         self._open[job.id] = opened
@@ -219,7 +230,7 @@ class SimServer:
             progress = await opened.done
         finally:
             self._open.pop(job.id, None)
-            self.engine.cancel(job.id, loop.time())
+            engine.cancel(job.id, loop.time())
             self._schedule()
         if progress is None:
             if request.transport is not None:
@@ -236,9 +247,8 @@ class SimServer:
     # --- the engine's timer -------------------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
-        if self.kv_events is not None:
-            self.kv_events.flush()
-        due = self.engine.next_time()
+        self.ranks.flush()
+        due = self.ranks.next_time()
         if self._timer is not None:
             if due == self._due:
                 return
@@ -250,12 +260,12 @@ class SimServer:
 
     def _tick(self) -> None:
         self._timer = None
-        for id_, progress in self.engine.advance(asyncio.get_running_loop().time()).items():
+        for id_, progress in self.ranks.advance(asyncio.get_running_loop().time()):
             opened = self._open.get(id_)
             if opened is not None:
                 self._progress(opened, progress)
         limit = self.settings.kill_after_tokens
-        if limit and self.engine.stats.generation_tokens >= limit and not self.dead.is_set():
+        if limit and self.ranks.generated >= limit and not self.dead.is_set():
             self.die()
         self._schedule()
 
@@ -284,7 +294,11 @@ class SimServer:
     async def _sign(self, request: web.Request, response: web.StreamResponse) -> None:
         response.headers[SERVER_HEADER] = self.settings.name
         wanted = request.headers.get("endpoint-load-metrics-format", "").upper()
-        waiting, usage = float(self.engine.waiting), self.engine.usage
+        rank = request.get(_RANK)
+        if rank is not None:
+            response.headers[RANK_HEADER] = str(rank)
+        engine = self.ranks.engines[rank or 0]
+        waiting, usage = float(engine.waiting), engine.usage
         if wanted == "TEXT":
             report = f"TEXT named_metrics.num_requests_waiting={waiting}, named_metrics.kv_cache_usage_perc={usage}"
             response.headers["endpoint-load-metrics"] = report
@@ -321,18 +335,11 @@ class SimServer:
         return web.json_response({**found, "token_strs": tokens.strings(text)})
 
     async def _sources(self, _: web.Request) -> web.Response:
-        port = self.kv_events.port if self.kv_events is not None else 0
-        source = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": f"tcp://*:{port}", "topic": ""}
-        return web.json_response({"0": {**source, "replay_endpoint": None}})
+        return web.json_response(self.ranks.sources())
 
     async def _reset(self, _: web.Request) -> web.Response:
         """Empty the prefix cache, unless blocks are in use (as vLLM does)."""
-        if self.engine.cache.used:
-            return web.Response(status=409)
-        self.engine.cache.clear()
-        if self.kv_events is not None:
-            self.kv_events.flush(cleared=True)
-        return web.Response()
+        return web.Response(status=200 if self.ranks.clear() else 409)
 
     async def _sim(self, request: web.Request) -> web.Response:
         """Change what fails, or `{"die": true}`; answers with what holds now."""

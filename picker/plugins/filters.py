@@ -174,7 +174,7 @@ def _testing(view: View) -> list[int]:
     wanted = {one.strip() for one in view.request.headers.get(TEST_HEADER, "").split(",")}
 
     def named(endpoint: Endpoint) -> bool:
-        return bool({str(endpoint), endpoint.address, f"[{endpoint.address}]"} & wanted)
+        return bool({str(endpoint), endpoint.host_port, endpoint.address, f"[{endpoint.address}]"} & wanted)
 
     return [i for i, endpoint in enumerate(view.endpoints) if named(endpoint)]
 

@@ -11,6 +11,7 @@ from picker.errors import ConfigError, NoEndpoint
 from picker.plugins.parameters import Parameters
 from picker.plugins.pickers import FALLBACKS
 from picker.prefix import BLOCK_TOKENS
+from picker.ranks import host_port
 from picker.scorers import View
 from picker.stage import Handler, Pick, Profile, Run
 
@@ -85,11 +86,12 @@ class Disaggregation:
             wanted = self.prefill if self.use_prefill(view, decode) else None
             prefill = self._workers(wanted, beside, request_id, run)[:1]
         encode = self._workers(self.encode if self.use_encode(view, decode) else None, view, request_id, run)
-        if prefill == found.endpoints[:1]:  # it has both roles: what it would fetch from itself it computes
-            prefill = ()
-        headers = [(PREFILL_HEADER, ",".join(prefill))]  # an empty value takes a client's own away
+        told = [host_port(worker) for worker in prefill]  # which of its ranks is left to the worker
+        if told == [host_port(found.endpoints[0])]:  # it has both roles: what it would fetch from itself it computes
+            prefill, told = (), []
+        headers = [(PREFILL_HEADER, ",".join(told))]  # an empty value takes a client's own away
         if self.encode is not None:
-            headers.append((ENCODE_HEADER, ",".join(encode)))
+            headers.append((ENCODE_HEADER, ",".join(dict.fromkeys(map(host_port, encode)))))
         return replace(found, headers=(*found.headers, *headers), beside=(*prefill, *encode))
 
     @staticmethod
@@ -190,7 +192,7 @@ def _data_parallel(given: Parameters) -> Plan:
         def handle(view: View, request_id: str, run: Run) -> Pick:
             found = run(view, profile, request_id)
             best = found.endpoints[0]
-            return replace(found, endpoints=(best,), headers=((RANK_HEADER, best),))
+            return replace(found, endpoints=(best,), headers=((RANK_HEADER, host_port(best)),))
 
         return profile, handle
 

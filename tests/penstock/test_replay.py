@@ -12,7 +12,7 @@ from penstock import cli
 from picker.load import Load
 from picker.record import DecisionRecord
 from picker.record_json import config_line, record_line
-from tests.picker._recorded import ENDPOINTS, plugin, traffic
+from tests.picker._recorded import ENDPOINTS, RANKS, plugin, traffic
 
 ASK: dict[str, Any] = {"model": "m", "prompt": 300, "headers": {}, "image": False, "subset": None}
 LOADS = tuple(Load(scraped=100.0, waiting=0 if i == 3 else 5, kv_usage=0.0 if i == 5 else 0.9) for i in range(7))
@@ -42,6 +42,14 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 def test_the_same_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, said, _ = run(capsys, a_file(tmp_path, lines(*records())))
     assert (status, said) == (0, "3 decisions are the same, 0 differ, 0 lines cannot be read\n")
+
+
+def test_ranks_are_named_as_they_were(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found, _ = traffic(CONFIG, LOADS, [ASK] * 3, RANKS)
+    assert all(one.picked and all("@" in name for name in one.picked.endpoints) for one in found)
+    assert run(capsys, a_file(tmp_path, lines(*found)))[0] == 0
+    status, said, _ = run(capsys, a_file(tmp_path, lines(*found)), "--show", found[0].id)
+    assert status == 0 and {"endpoint": "10.0.0.0:8000@1"}.items() <= json.loads(said)["candidates"][1].items()
 
 
 def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

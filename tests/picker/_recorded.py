@@ -30,6 +30,7 @@ def _endpoint(number: int) -> Endpoint:
 
 
 ENDPOINTS = tuple(_endpoint(number) for number in range(7))
+RANKS = tuple(replace(_endpoint(number // 2), rank=number % 2, by_header=True) for number in range(7))
 
 
 def plugin(kind: str, name: str = "", **parameters: Any) -> dict[str, Any]:
@@ -111,6 +112,9 @@ LOADS = st.builds(
     kv_usage=_floats(0, 1),
     loras=st.frozensets(st.sampled_from(MODELS), max_size=1),
     max_loras=st.integers(0, 2),
+    adapters=st.frozensets(st.sampled_from(MODELS), max_size=2),
+    adapters_busy=st.integers(0, 2),
+    sheddable=st.integers(0, 3),
     scraped=st.just(float("-inf")) | _floats(80, 100),
     errors=st.integers(0, 4),
     inflight=st.integers(0, 6),
@@ -204,13 +208,16 @@ def asked(given: Mapping[str, Any], number: int, now: float) -> Ask:
 
 
 def traffic(
-    config: Mapping[str, Any] | None, loads: tuple[Load, ...], steps: list[Any]
+    config: Mapping[str, Any] | None,
+    loads: tuple[Load, ...],
+    steps: list[Any],
+    endpoints: tuple[Endpoint, ...] = ENDPOINTS,
 ) -> tuple[list[DecisionRecord], dict[str, Answer]]:
     """What was recorded, and what was answered, by id. In the end all servers have room for who still waits."""
-    signals, kept = Known({str(one): load for one, load in zip(ENDPOINTS, loads, strict=True)}), Kept()
+    signals, kept = Known({str(one): load for one, load in zip(endpoints, loads, strict=True)}), Kept()
     picker = Picker(signals, own=OWN, records=kept)
     objectives = (Objective("bulk", -1), Objective("gold", 10))
-    found = pool(*ENDPOINTS, objectives=objectives, config=config)
+    found = pool(*endpoints, objectives=objectives, config=config)
     picker.update({found.name: found})
     assert not [one for one in picker.problems if one.reason == "InvalidConfig"]
     answers: dict[str, Answer] = {}
@@ -222,7 +229,7 @@ def traffic(
             if not isinstance(answer, Waiting):
                 answers[f"id-{number}"] = answer
         else:
-            signals.known.update({str(ENDPOINTS[place]): load for place, load in step})
+            signals.known.update({str(endpoints[place]): load for place, load in step})
         answers.update(picker.poll(now))
     signals.known = {name: replace(load, inflight=0) for name, load in signals.known.items()}
     answers.update(picker.poll(now + 0.5))

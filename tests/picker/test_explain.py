@@ -4,14 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from picker.explain import Diverged, differences, explanation, outcome, predicted, profile_of, replay, summary
 from picker.facts import Decision
 from picker.load import Load
+from picker.ranks import attempts, headers
 from picker.record import Config, DecisionRecord
 from picker.record_json import config_line, read, record_line
-from tests.picker._recorded import ENDPOINTS, POOLS, STEPS, configs, plugin, traffic
+from tests.picker._recorded import ENDPOINTS, POOLS, RANKS, STEPS, configs, plugin, traffic
 
 IDLE = tuple(Load(scraped=100.0) for _ in ENDPOINTS)
 ASK: dict[str, Any] = {"model": "m", "prompt": 300, "headers": {}, "image": False, "subset": None}
@@ -27,16 +28,19 @@ def through_json(records: list[DecisionRecord]) -> list[DecisionRecord]:
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
-@given(configs(), POOLS, STEPS)
-def test_what_was_recorded_is_decided_again_bit_for_bit(config: Any, loads: Any, steps: list[Any]) -> None:
-    records, answers = traffic(config, loads, steps)
+@given(configs(), POOLS, STEPS, st.sampled_from((ENDPOINTS, RANKS)))
+def test_what_was_recorded_is_decided_again_bit_for_bit(
+    config: Any, loads: Any, steps: list[Any], endpoints: Any
+) -> None:
+    records, answers = traffic(config, loads, steps, endpoints)
     assert sorted(one.id for one in records) == sorted(answers)
     for record in through_json(records):
         answer = answers[record.id]
         if isinstance(answer, Decision):
             assert record.turn is not None
             assert record.picked is not None
-            assert (record.picked.endpoints, record.picked.headers) == (answer.endpoints, answer.headers)
+            assert record.picked.endpoints == answer.endpoints == attempts(answer.endpoints)
+            assert (*record.picked.headers, *headers(answer.endpoints[0])) == answer.headers
             assert record.waited == answer.queue
         else:
             assert record.refused == answer.refused

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 import pytest
 from hypothesis import given, strategies as st
 
-from penstock.sim.server import several
+from penstock.sim.server import SimServer, SimSettings, several
 from picker.inflight import LogEntry
 from picker.load import Load
 from picker.scorers import waiting
@@ -216,6 +217,27 @@ async def test_scrapes_every_endpoint_again_and_again() -> None:
         assert list(scraper._targets) == [str(endpoints[0])]
     for server in servers:
         await server.stop()
+
+
+async def test_a_page_is_asked_for_once_for_all_ranks_behind_a_port() -> None:
+    server = SimServer(SimSettings(data_parallel_size=2))
+    await server.start()
+    where = endpoint_of(server.address)
+    ranks = [replace(where, rank=rank, by_header=True) for rank in range(3)]
+    signals = Watched()
+    signals.update({"ns/p": ranks})
+    async with Scraping(signals) as scraper:
+        scraper.update(ranks)
+        assert list(scraper._targets) == [server.address]
+        await signals.until(lambda: signals.loads("ns/p")[str(ranks[2])].resting == inf)  # the server has no such rank
+        known = signals.loads("ns/p")
+        assert [(load.blocks, load.errors) for load in known.values()] == [(4096, 0), (4096, 0), (0, 0)]
+        assert known[str(ranks[0])].scraped == known[str(ranks[1])].scraped > 0
+        await server.stop()
+        await signals.until(lambda: all(load.errors for load in signals.loads("ns/p").values()))
+        assert [load.resting == inf for load in signals.loads("ns/p").values()] == [False, False, True]
+        scraper.update([where])
+        assert list(scraper._targets[server.address].endpoints) == [server.address]
 
 
 async def test_a_dead_endpoint_counts_errors_and_recovers() -> None:

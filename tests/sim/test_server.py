@@ -15,7 +15,7 @@ from penstock.sim.engine import EngineSettings
 from penstock.sim.faults import Fault, Faults
 from penstock.sim.latency import Latency
 from penstock.sim.server import SimServer, SimSettings, several
-from picker.load import Load, parse
+from picker.load import Load, parse, parse_ranks
 
 INSTANT = Latency(overhead_ms=0, prefill_ms_per_token=0, decode_ms=0, lora_ms=0)
 NEVER = replace(INSTANT, overhead_ms=1e9)
@@ -162,6 +162,42 @@ async def test_load_report_when_asked(client: Client) -> None:
         assert headers["endpoint-load-metrics"].startswith(kind)
         assert "num_requests_waiting" in headers["endpoint-load-metrics"]
     assert "endpoint-load-metrics" not in (await client.chat())[2]
+
+
+# --- data-parallel ranks ----------------------------------------------------------------------------------------------
+
+RANKED = replace(SETTINGS, data_parallel_size=2)
+
+
+@pytest.mark.parametrize("client", [RANKED], indirect=True)
+async def test_a_header_names_the_rank_and_without_it_they_take_turns(client: Client) -> None:
+    wanted = [await client.post("/v1/chat/completions", CHAT, x_data_parallel_rank=rank) for rank in ("1", "1", "0")]
+    assert [headers["x-sim-rank"] for _, _, headers in wanted] == ["1", "1", "0"]
+    cached = [json.loads(text)["usage"]["prompt_tokens_details"]["cached_tokens"] for _, text, _ in wanted]
+    assert cached[0] == cached[2] == 0 < cached[1]
+    turns = [await client.chat() for _ in range(4)]
+    assert [headers["x-sim-rank"] for _, _, headers in turns] == ["0", "1", "0", "1"]
+    _, _, ignored = await client.post("/v1/chat/completions", CHAT, x_data_parallel_rank="first")
+    assert ignored["x-sim-rank"] == "0"
+    for rank in ("2", "-1"):
+        status, text, _ = await client.post("/v1/chat/completions", CHAT, x_data_parallel_rank=rank)
+        assert (status, json.loads(text)["error"]["type"]) == (400, "BadRequestError")
+        assert f"data_parallel_rank {rank} is out of range [0, 2)" in text
+
+
+@pytest.mark.parametrize("client", [replace(waiting_for(NEVER), data_parallel_size=2)], indirect=True)
+async def test_each_rank_has_figures_of_its_own(client: Client) -> None:
+    task = asyncio.create_task(client.post("/v1/chat/completions", CHAT, x_data_parallel_rank="1"))
+    await until(lambda: client.server.ranks.engines[1].running)
+    _, page = await client.get("/metrics")
+    families = {each.name: each for each in text_string_to_metric_families(page)}  # as strict as Prometheus
+    assert [each.labels["engine"] for each in families["vllm:time_to_first_token_seconds"].samples[:1]] == ["0"]
+    found = parse_ranks(page.encode())
+    assert [(found[rank].running, found[rank].blocks) for rank in (0, 1)] == [(0, 4096), (1, 4096)]
+    assert found[0].kv_usage == 0.0 < found[1].kv_usage
+    assert parse(page.encode()).blocks == 8192
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 # --- under load -------------------------------------------------------------------------------------------------------
@@ -314,6 +350,7 @@ def test_options() -> None:
     )
     assert (settings.engine.max_loras, settings.engine.max_num_seqs, settings.engine.latency.decode_ms) == (2, 4, 1.0)
     assert settings_of([]).engine == EngineSettings()
+    assert settings_of(["--data-parallel-size", "4"]).data_parallel_size == 4
 
 
 def test_main_refuses_what_it_does_not_know() -> None:

@@ -1,11 +1,13 @@
-"""Annotations of an InferencePool: how long its requests may wait, and where its accelerators are measured."""
+"""Annotations of an InferencePool: how long its requests may wait, where its accelerators are measured, how many ranks it has."""
+
+from typing import Any
 
 import pytest
 
 from tests.xds_server.test_parse import POOL, refused
 from xds_server.model.exporter import Exporter
 from xds_server.parse import parse
-from xds_server.parse.annotations import pool_exporter, pool_waiting
+from xds_server.parse.annotations import pool_exporter, pool_ranks, pool_waiting
 
 
 @pytest.mark.parametrize("name", ["penstock.dev/queue-ttl", "penstock.dev/ttft-objective"])
@@ -47,3 +49,22 @@ def test_where_accelerators_are_measured(text: str, found: Exporter) -> None:
 def test_an_exporter_that_cannot_be_is_refused(text: str) -> None:
     problem = refused({**POOL, "metadata": {"name": "p", "annotations": {ACCELERATORS: text}}})
     assert problem.field == f"metadata.annotations[{ACCELERATORS}]" and "DCGM" in str(problem)
+
+
+RANKS = "penstock.dev/data-parallel-ranks"
+
+
+def of_ranks(text: str) -> dict[str, Any]:
+    return {**POOL, "metadata": {"name": "p", "annotations": {RANKS: text}}}
+
+
+@pytest.mark.parametrize("text", ["", "0", "65", "100", "-1", "two", "1.5", "08", "\u0664"])
+def test_ranks_are_counted(text: str) -> None:
+    problem = refused(of_ranks(text))
+    assert problem.field == f"metadata.annotations[{RANKS}]"
+    assert "from 1 to 64" in problem.message and "--data-parallel-size" in problem.message
+
+
+def test_how_many_ranks_a_port_has() -> None:
+    assert pool_ranks(parse(POOL).meta) == 1
+    assert [pool_ranks(parse(of_ranks(text)).meta) for text in ("1", "8", "64")] == [1, 8, 64]

@@ -58,6 +58,17 @@ class TestPicker:
         assert parent(found, "p", kind="InferencePool") == OK
         assert "co-located" in status(found, "InferencePool", "p").parents[0].conditions[1].message
 
+    def test_the_picker_chooses_among_ranks_of_which_envoy_knows_nothing(self) -> None:
+        annotations = {
+            "penstock.dev/endpoints": "10.0.0.1:8000,[fd00::1]:8000",
+            "penstock.dev/data-parallel-ranks": "2",
+        }
+        found = graph(gateway(), to_pool(), pool(annotations=annotations))
+        names = ["10.0.0.1:8000@0", "10.0.0.1:8000@1", "[fd00::1]:8000@0", "[fd00::1]:8000@1"]
+        assert [str(each) for each in found.pools["d/p"].endpoints] == names
+        assert [each.rank for each in found.pools["d/p"].endpoints] == [0, 1, 0, 1]
+        assert [str(each) for each in found.endpoints["pool/d/p"]] == ["10.0.0.1:8000", "[fd00::1]:8000"]
+
     def test_without_it_a_pool_needs_its_own(self) -> None:
         objects = [gateway(), to_pool()]
         missing = graph(*objects, pool(), colocated_picker=False)

@@ -32,7 +32,10 @@ EVERYTHING = ""  # the fleet that serves every Gateway
 
 @dataclass(frozen=True, slots=True, order=True)
 class Endpoint:
-    """One address that serves: a pod and a port. `str()` gives `ip:port`, or `[ip]:port` for IPv6, as Envoy writes it."""
+    """One address that serves: a pod and a port; in a pool also one of the ranks behind it.
+
+    `host_port` is `ip:port`, or `[ip]:port` for IPv6, as Envoy writes it. `str()` is the same, or `ip:port@rank` of such a rank.
+    """
 
     address: str
     port: int
@@ -40,12 +43,17 @@ class Endpoint:
     zone: str = ""
     node: str = ""
     draining: bool = False  # terminating but still serving
-    rank: int = 0  # the index of the target port: the data-parallel rank
+    rank: int = 0  # data-parallel: the index of the target port, or what x-data-parallel-rank says
     labels: tuple[tuple[str, str], ...] = ()
     host: str = ""  # address of its node
+    by_header: bool = False  # the header tells ranks apart, not the port: picker/ranks.py
+
+    @property
+    def host_port(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
     def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return f"{self.host_port}@{self.rank}" if self.by_header else self.host_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +273,7 @@ class Pool:
 
     ref: ObjectRef
     backend: Backend
-    endpoints: tuple[Endpoint, ...]  # sorted; ready ones, and draining ones
+    endpoints: tuple[Endpoint, ...]  # sorted; ready ones, and draining ones; each rank is one
     objectives: tuple[Objective, ...] = ()  # in the order of names
     rewrites: tuple[InferenceModelRewrite, ...] = ()  # oldest first
     config: Mapping[str, object] | None = None  # EndpointPickerConfig content; None: the default profile

@@ -43,6 +43,11 @@ KV_EVENTS = "penstock.dev/kv-events"
 The data-parallel rank r, the pool's target port of this index, publishes on the port + r, as vLLM does.
 """
 
+DATA_PARALLEL_RANKS = "penstock.dev/data-parallel-ranks"
+"""On an InferencePool: how many data-parallel ranks a server has behind one port, told apart by `x-data-parallel-rank`."""
+
+MOST_RANKS = 64
+
 HOST_PORT = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<four>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
 
 
@@ -68,6 +73,11 @@ def endpoint(text: str) -> tuple[str, int]:
 def pool_endpoints(meta: Meta) -> tuple[tuple[str, int], ...]:
     """(IP address, port) of each endpoint that an InferencePool's annotation lists; `check_pool` has checked their form."""
     return tuple(dict.fromkeys(map(endpoint, words(meta.annotations.get(ENDPOINTS, "")))))
+
+
+def pool_ranks(meta: Meta) -> int:
+    """How many ranks are behind each port of an InferencePool; 1: the port is all there is to choose."""
+    return int(meta.annotations.get(DATA_PARALLEL_RANKS, "1"))
 
 
 def pool_waiting(meta: Meta) -> tuple[float | None, float | None]:
@@ -119,6 +129,12 @@ def check_pool(root: Fields, meta: Meta) -> None:
     port = meta.annotations.get(KV_EVENTS, "auto").strip()
     if port != "auto" and not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
         refuse(KV_EVENTS, f"must be a port or `auto`, got {port[:60]!r}; write 5557, or remove the annotation")
+    ranks = meta.annotations.get(DATA_PARALLEL_RANKS, "1")
+    if not re.fullmatch("[1-9][0-9]?", ranks) or int(ranks) > MOST_RANKS:
+        refuse(
+            DATA_PARALLEL_RANKS,
+            f"must be a number from 1 to {MOST_RANKS}, got {ranks[:60]!r}; write the servers' --data-parallel-size",
+        )
     for name in (QUEUE_TTL, TTFT_OBJECTIVE):
         text = meta.annotations.get(name)
         if text is not None and not DURATION.pattern.fullmatch(text):

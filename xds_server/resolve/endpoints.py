@@ -6,6 +6,7 @@ the port's index is the data-parallel rank). Cases: tests/xds_server/test_resolv
 
 import ipaddress
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from xds_server.model.graph import Endpoint
 from xds_server.model.objects import EndpointSlice, InferencePool, Pod, Service, ServicePort, SliceEndpoint, XBackend
@@ -63,6 +64,14 @@ def unready_pods(pool: InferencePool, context: Context) -> int:
     """How many pods of the pool start, or do not serve now."""
     pods = context.pods(pool.meta.namespace, pool.selector)
     return sum(not _serves(pod) and not pod.terminating for pod in pods)
+
+
+def pool_candidates(pool: InferencePool, context: Context) -> tuple[Endpoint, ...]:
+    """What the picker chooses among: the endpoints, or the ranks behind each, of which the proxy knows nothing."""
+    found, ranks = pool_endpoints(pool, context), annotations.pool_ranks(pool.meta)
+    if ranks == 1:
+        return found
+    return tuple(replace(each, rank=rank, by_header=True) for each in found for rank in range(ranks))
 
 
 def listed(pool: InferencePool) -> tuple[tuple[str, int], ...]:

@@ -20,7 +20,7 @@ from xds_server.model.objects import (
 from xds_server.parse.annotations import ENDPOINTS, FAILOVER, PICKER_CONFIG, pool_exporter, pool_kv_events, pool_waiting
 from xds_server.resolve import conditions as c
 from xds_server.resolve.context import Context
-from xds_server.resolve.endpoints import listed, own_host, pool_endpoints, unready_pods
+from xds_server.resolve.endpoints import listed, own_host, pool_candidates, unready_pods
 from xds_server.resolve.members import member_statuses
 from xds_server.resolve.pickers import lost_failover, pool_backend
 from xds_server.sources.yaml import BrokenText, load_settings
@@ -53,7 +53,7 @@ def resolve_pools(context: Context) -> ResolvedPools:
         pools[f"{ref.namespace}/{ref.name}"] = Pool(
             ref,
             pool_backend(pool, context),
-            pool_endpoints(pool, context),
+            pool_candidates(pool, context),
             tuple(sorted(objectives.get(ref, ()), key=lambda each: each.name)),
             tuple(context.rewrites.get(ref, ())),
             document.content if document else None,

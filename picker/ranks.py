@@ -1,0 +1,45 @@
+"""Data-parallel ranks behind one port: each is a candidate of its own, named `ip:port@rank`, of which Envoy knows `ip:port`.
+
+vLLM balances over its ranks itself, unless a request says by header which of them it is for. Envoy sends a retry to another
+address with the headers of the first try, so a fallback is the same rank elsewhere. Source: vLLM 0.32, internal load balancer
+(`--data-parallel-size` without external or hybrid). See it run: tests/e2e/test_ranks.py.
+"""
+
+from collections.abc import Sequence
+
+from picker.scorers import Picker, View
+
+HEADER = "x-data-parallel-rank"
+
+
+def host_port(name: str) -> str:
+    """The address of a candidate, as Envoy knows it."""
+    return name.partition("@")[0]
+
+
+def headers(name: str) -> tuple[tuple[str, str], ...]:
+    """What the server is told of a candidate's rank, in place of what the client said; nothing where the port tells it."""
+    _, found, rank = name.partition("@")
+    return ((HEADER, rank),) if found else ()
+
+
+def attempts(names: Sequence[str]) -> tuple[str, ...]:
+    """The best, then every other address once, at the best's rank: what Envoy will try. Other names: each once."""
+    _, found, rank = names[0].partition("@")
+    return tuple(dict.fromkeys([f"{host_port(name)}@{rank}" for name in names] if found else names))
+
+
+def answered(names: Sequence[str], address: str) -> str:
+    """Which of a decision's endpoints the address stands for that Envoy says has answered; itself where it is none of them."""
+    return address if address in names else next((name for name in names if host_port(name) == address), address)
+
+
+def chosen(pick: Picker, view: View, scores: list[float], request_id: str) -> list[int]:
+    """What the picker chooses, with fallbacks at the rank of the best one: at other addresses, or there is none."""
+    found = pick(view, scores, request_id)
+    best = view.endpoints[found[0]]
+    if not best.by_header or len(found) == 1:
+        return found
+    same = [i for i, one in enumerate(view.endpoints) if one.by_header and one.rank == best.rank]
+    again = pick(view.only(same), [scores[i] for i in same], request_id)
+    return [found[0], *(same[i] for i in again if same[i] != found[0])][: len(found)]
