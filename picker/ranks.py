@@ -51,8 +51,22 @@ def chosen(pick: Picker, view: View, scores: list[float], request_id: str) -> li
 ABSENT = Load(resting=inf)
 
 
-def note(loads: Mapping[str, Load]) -> str:
-    """What a person should know of a pool's ranks; "" for nothing."""
+def count(page: bytes) -> int:
+    """How many engines a page of a server's metrics names, from 0 on without a gap."""
+    found = 0
+    while b'engine="%d"' % found in page:
+        found += 1
+    return found
+
+
+def note(loads: Mapping[str, Load], several: Mapping[str, int]) -> str:
+    """What a person should know of a pool's ranks; "" for nothing. `several`: endpoints that are more than one, and how many."""
+    found = next((name for name in loads if name in several), "")
+    if found:
+        return (
+            f"{found} has {several[found]} data-parallel ranks behind its port, among which the server chooses; the "
+            f'annotation penstock.dev/data-parallel-ranks: "{several[found]}" has the gateway choose'
+        )
     absent = [name for name, load in loads.items() if load.resting == inf]
     if not absent:
         return ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from picker.load import Load, UnknownPage, parse, parse_ranks
-from picker.ranks import ABSENT, host_port
+from picker.ranks import ABSENT, count, host_port
 from picker.signals import Signals
 from xds_server.model.graph import Endpoint
 
@@ -217,6 +217,8 @@ class Scraper:
         asked, now = target.asked, self._now()
         figures = list(target.figures(page, now))
         target.asked = None
+        if target.key in target.endpoints:
+            self._signals.noticed(target.key, count(page))
         for name, load in figures:
             self._signals.scraped(name, load, now if asked is None else asked)
         if any(map(self._signals.contended, target.endpoints)):
