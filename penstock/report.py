@@ -11,6 +11,7 @@ from observability import catalogue
 from observability.fleet import short_type
 from observability.registry import Sample
 from penstock.topology import topology
+from picker import ranks
 from picker.picker import Picker
 from picker.precise import Feed
 from picker.signals import Signals
@@ -149,7 +150,10 @@ class Report:
             "saturation": self._picker.saturation(name, now),
             "queued": sum(requests for requests, _ in self._picker.queued(name).values()),
             # what of its EndpointPickerConfig is done in another way, and why KV events are of no use
-            "notes": [*(profile.notes if profile else ()), *filter(None, [self.note(name)])],
+            "notes": [
+                *(profile.notes if profile else ()),
+                *filter(None, [self.note(name), ranks.note(loads, self._signals.several)]),
+            ],
             "endpoints": {
                 endpoint: {
                     "inflight": load.inflight,

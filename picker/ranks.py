@@ -5,8 +5,10 @@ address with the headers of the first try, so a fallback is the same rank elsewh
 (`--data-parallel-size` without external or hybrid). See it run: tests/e2e/test_ranks.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import inf
 
+from picker.load import Load
 from picker.scorers import Picker, View
 
 HEADER = "x-data-parallel-rank"
@@ -43,3 +45,32 @@ def chosen(pick: Picker, view: View, scores: list[float], request_id: str) -> li
     same = [i for i, one in enumerate(view.endpoints) if one.by_header and one.rank == best.rank]
     again = pick(view.only(same), [scores[i] for i in same], request_id)
     return [found[0], *(same[i] for i in again if same[i] != found[0])][: len(found)]
+
+
+# Of a rank that the server's page does not name, while it names others: there is none, and a request for it would be answered 400.
+ABSENT = Load(resting=inf)
+
+
+def count(page: bytes) -> int:
+    """How many engines a page of a server's metrics names, from 0 on without a gap."""
+    found = 0
+    while b'engine="%d"' % found in page:
+        found += 1
+    return found
+
+
+def note(loads: Mapping[str, Load], several: Mapping[str, int]) -> str:
+    """What a person should know of a pool's ranks; "" for nothing. `several`: endpoints that are more than one, and how many."""
+    found = next((name for name in loads if name in several), "")
+    if found:
+        return (
+            f"{found} has {several[found]} data-parallel ranks behind its port, among which the server chooses; the "
+            f'annotation penstock.dev/data-parallel-ranks: "{several[found]}" has the gateway choose'
+        )
+    absent = [name for name, load in loads.items() if load.resting == inf]
+    if not absent:
+        return ""
+    return (
+        f"{len(absent)} of {len(loads)} data-parallel ranks do not exist, such as {absent[0]}, and get no requests; "
+        "penstock.dev/data-parallel-ranks must be the servers' --data-parallel-size"
+    )

@@ -10,11 +10,10 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from math import inf
 from typing import cast
 
 from picker.load import Load, UnknownPage, parse, parse_ranks
-from picker.ranks import host_port
+from picker.ranks import ABSENT, count, host_port
 from picker.signals import Signals
 from xds_server.model.graph import Endpoint
 
@@ -22,8 +21,6 @@ ENGINE_LABEL = "llm-d.ai/engine-type"
 # Timers have milliseconds (uvloop) and may fire just before their time: without this the loop would spin until it comes.
 _EARLY = 0.002
 _LARGEST = 16 << 20  # bytes of a page that nobody sends
-# Of a rank that the page does not name, while it names others: the server would answer 400.
-_NO_SUCH_RANK = Load(resting=inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +105,7 @@ class _Target:
         """Of each endpoint. Raises UnknownPage."""
         ranks = parse_ranks(page, self.engine, now) if any(one.by_header for one in self.endpoints.values()) else {}
         for name, one in self.endpoints.items():
-            yield name, ranks.get(one.rank, _NO_SUCH_RANK) if one.by_header else parse(page, self.engine, now)
+            yield name, ranks.get(one.rank, ABSENT) if one.by_header else parse(page, self.engine, now)
 
 
 @dataclass(slots=True, eq=False)
@@ -220,6 +217,8 @@ class Scraper:
         asked, now = target.asked, self._now()
         figures = list(target.figures(page, now))
         target.asked = None
+        if target.key in target.endpoints:
+            self._signals.noticed(target.key, count(page))
         for name, load in figures:
             self._signals.scraped(name, load, now if asked is None else asked)
         if any(map(self._signals.contended, target.endpoints)):

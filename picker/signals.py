@@ -52,6 +52,7 @@ class Signals:
         self._asked: dict[str, int] = {}  # what was in flight when the scrape that runs was sent
         self._at_scrape: dict[str, int] = {}  # what was in flight when the figures were taken
         self._accelerators: dict[str, float] = {}  # as exporters say, in [0, 1]
+        self.several: dict[str, int] = {}  # endpoints of which the page names several ranks, and how many
         self.failures: dict[str, int] = {}  # scrapes that failed, ever, of the endpoints that there are
         self._busy: set[str] = set()
         self._loads: dict[str, dict[str, Load]] = {}  # pool -> endpoint -> merged
@@ -70,7 +71,15 @@ class Signals:
         self._ranks = {}
         for key in of:
             self._ranks.setdefault(host_port(key), []).append(key)
-        for known in (self._figures, self._asked, self._at_scrape, self.failures, self._prefills, self._accelerators):
+        for known in (
+            self._figures,
+            self._asked,
+            self._at_scrape,
+            self.failures,
+            self.several,
+            self._prefills,
+            self._accelerators,
+        ):
             for gone in known.keys() - of.keys():
                 del known[gone]
         self.latency.update(keys)
@@ -158,6 +167,13 @@ class Signals:
         self._check(endpoint)
         self._changed(endpoint)
         self.on_scrape()
+
+    def noticed(self, endpoint: str, ranks: int) -> None:
+        """Its page names so many data-parallel ranks, although it is one endpoint here."""
+        if ranks > 1:
+            self.several[endpoint] = ranks
+        else:
+            self.several.pop(endpoint, None)
 
     def failed(self, endpoint: str) -> int:
         """A scrape failed: the last figures stay, `errors` counts. Returns how many failed in a row."""

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from penstock.sim.server import SimServer
+from picker.facts import Decision
 from tests.e2e.manifests import GATEWAY, documents, pool, route, rule, to_pool
 from tests.e2e.waiting import until
 from tests.e2e.world import QUICK, Answer, World, serving, sim, streaming, world
@@ -94,3 +95,40 @@ async def test_the_load_of_each_rank_is_seen_and_the_next_requests_go_elsewhere(
         assert status[busy]["running"] == 1
         await stream.close()
     await gateway.settled()
+
+
+async def test_the_kv_events_of_a_rank_are_its_own(tmp_path: Path) -> None:
+    more = 'penstock.dev/data-parallel-ranks: "2"\n    penstock.dev/kv-events: auto'
+    async with serving(sim("a", latency=READS, data_parallel_size=2, kv_blocks=200, kv_events=0)) as (server,):
+        text = documents(GATEWAY, pool("base", [server], more=more), route("all", rule("/v1", to_pool("base"))))
+        async with world(tmp_path / "m", {"all.yaml": text}) as found:
+            events, tokenizer = found.gateway.kv_events, found.gateway.tokenizer
+            await until(lambda: sum(one.port > 0 for one in events._subscriptions.values()) == 2, "both ports")
+            ports = {key[1]: one.port for key, one in events._subscriptions.items()}
+            assert ports == {f"{server.address}@{r}": each.port for r, each in enumerate(server.ranks.publishers)}
+            known = found.gateway.picker.precise(NAME)
+            assert known is not None
+
+            async def ask(prompt: str) -> Decision:
+                await found.outcome_of(await completion(found, prompt))
+                return found.decisions[-1]
+
+            prompts = [f"{number} tells of another thing. " * 80 for number in range(2)]  # 500 tokens each
+            for linked, prompt in enumerate(prompts, 1):  # it comes again: a tokenizer is asked
+                first = await ask(prompt)
+                await until(lambda first=first: known[1].feeds[first.endpoints[0]].events, "its events")
+                await ask(prompt)
+                await until(lambda linked=linked: tokenizer.linked >= linked, "the tokenizer's answer")
+            before = [await ask(prompt) for prompt in prompts]
+            assert min(each.matched_tokens for each in before) > 300
+            gone = int(before[0].headers[-1][1])
+            for number in range(8):  # others push out what this rank has
+                body = {"model": "base", "prompt": f"{number} and more " * 200, "max_tokens": 1}
+                told = {"x-data-parallel-rank": str(gone)}
+                async with found.session.post(f"{server.url}/v1/completions", json=body, headers=told) as answer:
+                    assert answer.headers["x-sim-rank"] == str(gone)
+            said = server.ranks.publishers[gone]
+            await until(lambda: known[1].feeds[f"{server.address}@{gone}"].sequence == said._sequence - 1, "the last events")  # fmt: skip
+            after = [await ask(prompt) for prompt in prompts]
+            lost = [each.endpoints[0] == before[0].endpoints[0] for each in before]
+            assert [each.matched_tokens == 0 for each in after] == lost

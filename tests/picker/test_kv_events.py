@@ -239,3 +239,9 @@ async def test_a_replay_that_never_comes_is_a_gap(server: Server) -> None:
 )
 def test_the_ports_of_a_rank(page: object, ports: tuple[int, int | None] | None) -> None:
     assert ports_of(orjson.dumps(page), 1) == ports
+
+
+def test_behind_one_port_a_rank_that_is_not_named_has_no_port() -> None:
+    page = orjson.dumps({"0": {"endpoint": "tcp://*:5000"}})
+    assert ports_of(page, 1, alone=False) is None
+    assert ports_of(page, 0, alone=False) == (5000, None)

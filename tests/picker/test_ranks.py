@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, strategies as st
 
 from picker.facts import Decision
+from picker.health import healthy
 from picker.inflight import LogEntry
 from picker.load import Load, UnknownPage, parse_ranks
 from picker.picker import Ask, Picker
 from picker.prefix import BLOCK_BYTES
-from picker.ranks import HEADER, answered, attempts, headers, host_port
+from picker.ranks import ABSENT, HEADER, answered, attempts, count, headers, host_port, note
 from picker.request import InferenceRequest
 from picker.schedule import candidates, pick
 from picker.signals import Signals
@@ -194,3 +195,27 @@ def test_the_figures_of_each_rank_are_its_own() -> None:
 def test_a_page_without_ranks_says_nothing_of_any(page: bytes) -> None:
     with pytest.raises(UnknownPage):
         parse_ranks(page)
+
+
+def test_a_rank_that_does_not_exist_is_noted_and_rests_until_it_is_there() -> None:
+    signals = Signals()
+    signals.update({"p": ALL})
+    assert note(signals.loads("p"), {}) == ""
+    signals.scraped(str(A1), ABSENT, 0.0)
+    assert note(signals.loads("p"), {}).startswith(f"1 of 4 data-parallel ranks do not exist, such as {A1}, and get no")
+    assert healthy(list(signals.loads("p").values()), 1e9) == [0, 2, 3]
+    signals.scraped(str(A1), Load(scraped=1.0), 1.0)
+    assert note(signals.loads("p"), {}) == "" and healthy(list(signals.loads("p").values()), 1.0) == [0, 1, 2, 3]
+
+
+def test_a_server_with_ranks_of_which_the_pool_does_not_speak_is_noted() -> None:
+    assert [count(page) for page in (b"", PAGE.replace(b'engine="1"', b'engine="3"'), PAGE)] == [0, 1, 2]
+    signals, alone = Signals(), Endpoint("10.0.0.1", 8000)
+    signals.update({"p": [alone]})
+    signals.noticed(A, 2)
+    assert 'penstock.dev/data-parallel-ranks: "2"' in note(signals.loads("p"), signals.several)
+    signals.noticed(A, 1)
+    assert note(signals.loads("p"), signals.several) == ""
+    signals.noticed(A, 2)
+    signals.update({"p": []})
+    assert not signals.several

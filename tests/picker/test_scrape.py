@@ -238,6 +238,12 @@ async def test_a_page_is_asked_for_once_for_all_ranks_behind_a_port() -> None:
         assert [load.resting == inf for load in signals.loads("ns/p").values()] == [False, False, True]
         scraper.update([where])
         assert list(scraper._targets[server.address].endpoints) == [server.address]
+        assert not signals.several
+        signals.update({"ns/p": [where]})
+        server.settings = replace(server.settings, port=where.port)
+        await server.start()
+        await signals.until(lambda: signals.several == {server.address: 2})
+    await server.stop()
 
 
 async def test_a_dead_endpoint_counts_errors_and_recovers() -> None:
