@@ -35,7 +35,7 @@ async def test_each_adapter_stays_on_a_server_of_its_own(
     figures |= {name: sorted(counted.values(), reverse=True) for name, counted in found.items()}
     assert len({home for home, _ in homes.values()}) == len(servers)
     for name, (_, count) in homes.items():
-        assert count > 0.65 * found[name].total(), found  # nearly all, unless others make its server slow for a while
+        assert count > 0.5 * found[name].total(), found  # nearly all, unless others make its server slow for a while
 
 
 async def test_it_is_known_who_has_an_adapter_that_is_idle(
