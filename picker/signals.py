@@ -163,7 +163,7 @@ class Signals:
         if figures.max_loras:
             named = figures.loras | figures.loras_waiting
             self.latency.adapters(named)
-            self.adapters.used(endpoint, named, figures.max_loras)
+            self.adapters.used(endpoint, (*figures.loras_waiting, *figures.loras), figures.max_loras)
         self._check(endpoint)
         self._changed(endpoint)
         self.on_scrape()
@@ -268,9 +268,10 @@ class Signals:
 
     def _adapters(self, endpoint: str, figures: Load) -> tuple[frozenset[str], int]:
         """Those in the slots or on their way there, and how many slots are in use."""
-        asked = filter(self.latency.is_adapter, self.inflight.models(endpoint))
-        busy = figures.loras.union(figures.loras_waiting, asked)
-        return busy.union(self.adapters.loaded(endpoint)), len(busy)
+        loaded = frozenset(self.adapters.loaded(endpoint))
+        asked = frozenset(filter(self.latency.is_adapter, self.inflight.models(endpoint)))
+        busy = asked | (loaded & figures.loras)  # the page is late: who has lost its slot since is not in use
+        return loaded | asked, len(busy)
 
 
 def _with(

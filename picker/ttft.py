@@ -69,10 +69,7 @@ def _swaps(view: View) -> list[float]:
     A model that no server has or names may be the base model: it is nowhere cold.
     """
     model, loads = view.model, view.loads
-    has = [
-        not load.max_loras or model in load.adapters or model in load.loras or model in load.loras_waiting
-        for load in loads
-    ]
+    has = [not load.max_loras or model in (load.adapters or load.loras | load.loras_waiting) for load in loads]
     if not any(there and load.max_loras for there, load in zip(has, loads, strict=True)):
         return [0.0] * len(loads)
     return [

@@ -136,6 +136,14 @@ def test_an_adapter_is_loaded_once_and_stays_where_it_was_used_though_no_page_na
     assert found.loads(POOL)[str(A)].adapters == {"n"}
 
 
+def test_a_page_that_is_late_does_not_bring_an_adapter_back() -> None:
+    found = signals()
+    found.scraped(str(B), Load(max_loras=1, loras=frozenset({"m-1"})), 0.0)
+    found.scraped(str(A), Load(max_loras=1, loras=frozenset({"n"})), 0.0)
+    serve(found, 0.1)  # n gave its slot away, and no page says so yet
+    assert (found.loads(POOL)[str(A)].adapters, found.loads(POOL)[str(A)].adapters_busy) == ({"m-1"}, 0)
+
+
 def test_what_waits_until_another_adapter_is_out_of_use_tells_of_no_speed() -> None:
     found = signals()
     found.scraped(str(B), Load(max_loras=1, loras=frozenset({"m-1"})), 0.0)

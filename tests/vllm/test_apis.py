@@ -29,7 +29,8 @@ async def test_usage_is_known_and_the_second_is_sent_where_the_first_was(
         assert answer.status == 200, answer.body
         usage = usage_of(answer.body, stream=stream)
         outcome = await gateway.outcome_of(answer)
-        cached = usage.get("cache_read_input_tokens") or 0  # Anthropic's, where the input is what was not cached
+        # Anthropic's input is what was neither read from the cache nor written to it.
+        cached = sum(usage.get(f"cache_{done}_input_tokens") or 0 for done in ("read", "creation"))
         assert (outcome.input_tokens, outcome.output_tokens) == (usage["input_tokens"] + cached, usage["output_tokens"])
         found.append(outcome)
     assert found[1].endpoint == found[0].endpoint
