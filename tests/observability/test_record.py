@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import get_args
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from observability import catalogue as c
 from observability.fleet import short_type
@@ -124,6 +124,7 @@ def test_the_stages_of_a_request() -> None:
 SECONDS = st.floats(0, 100)
 
 
+@settings(deadline=None)  # a busy machine
 @given(st.lists(st.tuples(SECONDS, SECONDS, SECONDS, SECONDS, SECONDS, SECONDS), max_size=5))
 def test_stages_are_positive_and_add_up_to_the_durations(requests: list[tuple[float, ...]]) -> None:
     outcomes = [

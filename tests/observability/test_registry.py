@@ -3,7 +3,7 @@
 from collections import Counter as Multiset
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from observability import catalogue as c
 from observability.registry import Capped, Distribution, Histogram, Registry, Sample, UndeclaredError
@@ -126,6 +126,7 @@ def test_names_are_pinned_and_forgotten() -> None:
     assert capped.admit("line\nbreak") == "other"
 
 
+@settings(deadline=None)  # a busy machine
 @given(st.lists(st.floats(-10, 10)), st.lists(st.floats(-10, 10)))
 def test_folding_many_is_observing_each(pending: list[float], observed: list[float]) -> None:
     metric = c.Metric("penstock_x", "histogram", "", "X.", buckets=(-1.0, 0.0, 2.5, 7.0))
