@@ -31,11 +31,14 @@ async def test_each_adapter_stays_on_a_server_of_its_own(
     assert {each.reason for each in gateway.outcomes} == {""}
     late = gateway.outcomes[len(gateway.outcomes) // 3 :]
     found = {name: Counter(each.endpoint for each in late if each.model == name) for name in ADAPTERS}
-    homes = {name: counted.most_common(1)[0] for name, counted in found.items()}
+    one, two = (each.address for each in servers)
+    first, second = ADAPTERS
+    apart = max(found[first][one] + found[second][two], found[first][two] + found[second][one]) / len(late)
     figures |= {name: sorted(counted.values(), reverse=True) for name, counted in found.items()}
-    assert len({home for home, _ in homes.values()}) == len(servers)
-    for name, (_, count) in homes.items():
-        assert count > 0.5 * found[name].total(), found  # nearly all, unless others make its server slow for a while
+    figures["share of requests at home, by chance 0.5"] = apart
+    assert (
+        apart > 0.6
+    )  # 0.9 and more on a machine that nobody else uses; a server that others slow loses some of its own
 
 
 async def test_it_is_known_who_has_an_adapter_that_is_idle(
