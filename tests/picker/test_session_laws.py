@@ -164,7 +164,7 @@ def test_envoy_is_always_content(case: Case, picker: FakePicker) -> None:
         return
     names = (session.fact.model, session.fact.target_model)
     rewritten = names if names[0] and names[0] != names[1] else None
-    assert envoy.destination == Destination(",".join(session.fact.endpoints), session.fact.id, (), rewritten)
+    assert envoy.destination == Destination(",".join(session.fact.endpoints), session.fact.id, (), rewritten=rewritten)
     forwarded = envoy.received if mode == "duplex" else envoy.mutated
     if forwarded is not None and rewritten is not None:
         assert json.loads(forwarded) == json.loads(body) | {"model": "n"}

@@ -41,6 +41,7 @@ class Options:
     cache_tokens: int = 16384
     slots: int = 4
     arguments: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)
@@ -93,7 +94,10 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=os.environ | QUIET | {"VLLM_CACHE_ROOT": str(self.models / "cache")},
+                env=os.environ
+                | QUIET
+                | {"VLLM_CACHE_ROOT": str(self.models / "cache")}
+                | dict(self.options.environment),
             )
 
     def ready(self) -> None:
