@@ -2,17 +2,14 @@
 
 Names follow the Prometheus naming rules (base units as suffix, `_total` for counters). Definitions of the latencies are
 those of the Kubernetes project inference-perf, so that benchmarks and dashboards speak of one thing. Written out for
-readers in docs/metrics.md by `python -m observability.catalogue`.
+readers in docs/metrics.md by `python -m observability.document`.
 """
 
-import sys
-from pathlib import Path
 from types import MappingProxyType
 
-from observability import metric as _metrics
 from observability.metric import OTHER, Kind, Label, Metric, series_names
 
-__all__ = ["METRICS", "OTHER", "PREFIX", "Kind", "Label", "Metric", "markdown", "series_names"]
+__all__ = ["METRICS", "OTHER", "PREFIX", "Kind", "Label", "Metric", "series_names"]
 
 PREFIX = "penstock_"
 
@@ -342,14 +339,3 @@ EXPORT_DURATION_SECONDS = _histogram(
 )
 
 METRICS = MappingProxyType({metric.name: metric for metric in _declared})
-
-
-def markdown() -> str:
-    """docs/metrics.md."""
-    from observability import aliases  # noqa: PLC0415  they are made of this
-
-    return _metrics.markdown(METRICS.values()) + aliases.markdown()
-
-
-if __name__ == "__main__":
-    Path(*(sys.argv[1:] or ["docs/metrics.md"])).write_text(markdown(), encoding="utf-8")

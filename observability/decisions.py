@@ -5,8 +5,7 @@ second. The ring keeps the records as they are, in bounded memory; they become J
 writes the log.
 """
 
-import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, BinaryIO
@@ -15,6 +14,7 @@ import orjson
 from xxhash import xxh3_64_intdigest
 
 from observability.catalogue import DECISION_RECORDS_DROPPED_TOTAL
+from observability.lines import Lines
 from observability.log import linked
 from observability.registry import Sample
 from picker.ask import Ask
@@ -102,55 +102,35 @@ class DecisionLog:
     def __init__(self, stream: BinaryIO, *, capacity: int = 1024, project: str = "") -> None:
         """`project` makes trace ids links in Cloud Logging."""
         self._project = project
-        self.dropped = 0  # records that a full buffer, or the stream, refused
-        self._stream = stream
-        self._capacity = capacity
-        self._records: deque[DecisionRecord] = deque()
         self._told: dict[str, int] = {}  # digests of configurations -> the line after which they were last written
-        self._lines = 0
-        self._wake = asyncio.Event()
-
-    def offer(self, record: DecisionRecord) -> None:
-        if len(self._records) >= self._capacity:
-            self.dropped += 1
-            return
-        self._records.append(record)
-        self._wake.set()
+        self._count = self._lost = 0
+        self.lines: Lines[DecisionRecord] = Lines(stream, self._made, capacity)
+        self.offer = self.lines.offer
 
     async def run(self) -> None:
         """Write until cancelled; what is in the buffer then is still written."""
-        try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                self.dropped += await asyncio.to_thread(self._write, self._take())
-        finally:
-            self.dropped += self._write(self._take())
+        await self.lines.run()
+
+    @property
+    def dropped(self) -> int:
+        """Records that a full buffer, or the stream, refused."""
+        return self.lines.dropped
 
     def collect(self) -> Iterator[Sample]:
         """For `Registry.collect`."""
         yield Sample(DECISION_RECORDS_DROPPED_TOTAL, {}, self.dropped)
 
-    def _take(self) -> list[DecisionRecord]:
-        taken = list(self._records)
-        self._records.clear()
-        return taken
-
-    def _write(self, records: list[DecisionRecord]) -> int:
-        """How many were lost: a full disk or a closed pipe must not end the serving of requests."""
-        try:
-            self._stream.write(b"".join(line for one in records for line in self._lines_of(one)))
-            self._stream.flush()
-        except (OSError, TypeError, ValueError):  # the latter: a figure of a server that JSON cannot say
+    def _made(self, records: list[DecisionRecord]) -> bytes:
+        if self.dropped != self._lost:  # perhaps with the configurations that were told
+            self._lost = self.dropped
             self._told.clear()
-            return len(records)
-        return 0
+        return b"".join(line for one in records for line in self._lines_of(one))
 
     def _lines_of(self, record: DecisionRecord) -> Iterator[bytes]:
         digest = record.config.digest
         told = self._told.get(digest)
-        if told is None or self._lines - told >= _REPEAT:
-            self._told[digest] = self._lines
+        if told is None or self._count - told >= _REPEAT:
+            self._told[digest] = self._count
             yield config_line(record.config)
-        self._lines += 1
+        self._count += 1
         yield record_line(record, beside=linked(record.request.trace_id, self._project))

@@ -8,8 +8,6 @@ loop never waits for the stream: what the buffer cannot hold is dropped and coun
 Other facts join the log by `also`: decision records, say.
 """
 
-import asyncio
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
@@ -18,6 +16,7 @@ import orjson
 import xxhash
 
 from observability.catalogue import LOG_RECORDS_DROPPED_TOTAL
+from observability.lines import Lines
 from observability.registry import Sample
 from picker.facts import Outcome
 
@@ -39,13 +38,9 @@ class RequestLog:
     def __init__(self, stream: BinaryIO, *, rate: float = 1.0, capacity: int = 1024, project: str = "") -> None:
         if not 0.0 <= rate <= 1.0:
             raise ValueError(f"rate is a share of the successes, in [0, 1], not {rate}")
-        self.dropped = 0  # lines that a full buffer or the stream refused
-        self._stream = stream
         self._below = int(rate * 2**64)
-        self._capacity = capacity
         self._project = project
-        self._lines: deque[bytes] = deque()
-        self._wake = asyncio.Event()
+        self.lines: Lines[bytes] = Lines(stream, b"".join, capacity)
         self._records: dict[type, Record] = {Outcome: self._outcome}
 
     def also(self, kind: type, record: "Record") -> None:
@@ -59,21 +54,16 @@ class RequestLog:
         make = self._records.get(type(fact))
         if make is None or (found := make(fact)) is None:
             return
-        if len(self._lines) >= self._capacity:
-            self.dropped += 1
-            return
-        self._lines.append(orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE))
-        self._wake.set()
+        self.lines.offer(orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE))
 
     async def run(self) -> None:
         """Write until cancelled; what is in the buffer then is still written."""
-        try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                self.dropped += await asyncio.to_thread(self._write, self._take())
-        finally:
-            self.dropped += self._write(self._take())
+        await self.lines.run()
+
+    @property
+    def dropped(self) -> int:
+        """Lines that a full buffer or the stream refused."""
+        return self.lines.dropped
 
     def collect(self) -> Iterator[Sample]:
         """For `Registry.collect`."""
@@ -84,20 +74,6 @@ class RequestLog:
 
     def _wanted(self, outcome: Outcome) -> bool:
         return bool(outcome.reason) or xxhash.xxh3_64_intdigest(outcome.id.encode()) < self._below
-
-    def _take(self) -> list[bytes]:
-        taken = list(self._lines)
-        self._lines.clear()
-        return taken
-
-    def _write(self, lines: list[bytes]) -> int:
-        """How many lines were lost: a full disk or a closed pipe must not end the serving of requests."""
-        try:
-            self._stream.write(b"".join(lines))
-            self._stream.flush()
-        except OSError:
-            return len(lines)
-        return 0
 
 
 def line(outcome: Outcome, project: str = "") -> bytes:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from observability.catalogue import METRICS, PREFIX, Metric, markdown, series_names
+from observability.catalogue import METRICS, PREFIX, Metric, series_names
+from observability.document import markdown
 
 ROOT = Path(__file__).parents[2]
 EVERY = pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)

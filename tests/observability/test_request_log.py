@@ -74,12 +74,12 @@ async def test_errors_are_always_logged_and_successes_at_the_rate() -> None:
     for outcome in outcomes:
         log.observe(outcome)
         log.observe(replace(outcome, reason="upstream_5xx"))
-    errors = [found for found in log._take() if b"upstream_5xx" in found]
+    errors = [found for found in log.lines.take() if b"upstream_5xx" in found]
     assert len(errors) == 1000
     again = RequestLog(io.BytesIO(), rate=0.1, capacity=5000)
     for outcome in outcomes:
         again.observe(outcome)
-    assert 50 < len(again._lines) < 200  # by hash of the id: the same ids in every run
+    assert 50 < len(again.lines.take()) < 200  # by hash of the id: the same ids in every run
 
 
 @pytest.mark.parametrize(("rate", "lines"), [(0.0, 0), (1.0, 100)])
@@ -87,7 +87,7 @@ async def test_the_rate_reaches_its_ends(rate: float, lines: int) -> None:
     log = RequestLog(io.BytesIO(), rate=rate)
     for n in range(100):
         log.observe(replace(OUTCOME, id=str(n)))
-    assert len(log._lines) == lines
+    assert len(log.lines.take()) == lines
 
 
 async def test_a_rate_is_a_share() -> None:
@@ -157,4 +157,4 @@ async def test_other_facts_join_the_log() -> None:
     log.observe("decided")
     log.observe("quiet")
     log.observe(OUTCOME)  # at rate 0
-    assert log._take() == [b'{"message":"decided"}\n']
+    assert log.lines.take() == [b'{"message":"decided"}\n']

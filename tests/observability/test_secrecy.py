@@ -120,8 +120,10 @@ class World:
         return {
             "text": text(snapshot),
             "openmetrics": openmetrics(snapshot),
-            "log": b"".join(self.log._take()),
-            "decisions": b"".join(line for one in self.decisions._take() for line in self.decisions._lines_of(one)),
+            "log": b"".join(self.log.lines.take()),
+            "decisions": b"".join(
+                line for one in self.decisions.lines.take() for line in self.decisions._lines_of(one)
+            ),
             "/decisions": listed(self.gateway.decisions.latest(100)),
             "/decisions/ID": b"".join(explained(one) for one in self.gateway.decisions.latest(100)),
             "status": orjson.dumps(self.gateway.report.status()),

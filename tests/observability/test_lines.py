@@ -1,0 +1,54 @@
+"""What a log is made of: nothing waits for the stream, what it does not take is counted, the last items are written."""
+
+import asyncio
+import io
+
+import pytest
+
+from observability.lines import Lines
+
+
+async def written(lines: Lines[int], *items: int) -> None:
+    task = asyncio.create_task(lines.run())
+    await asyncio.sleep(0)
+    for item in items:
+        lines.offer(item)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def made(items: list[int]) -> bytes:
+    return b"".join(b"%d\n" % item for item in items)
+
+
+async def test_the_last_items_are_written_at_the_end() -> None:
+    stream = io.BytesIO()
+    lines = Lines(stream, made, 10)
+    await written(lines, 1, 2, 3)
+    assert (stream.getvalue(), lines.dropped) == (b"1\n2\n3\n", 0)
+
+
+async def test_what_the_buffer_does_not_hold_is_dropped_and_counted() -> None:
+    stream = io.BytesIO()
+    lines = Lines(stream, made, 2)
+    await written(lines, 1, 2, 3)
+    assert (stream.getvalue(), lines.dropped) == (b"1\n2\n", 1)
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, TypeError])
+async def test_what_cannot_be_written_or_made_is_counted(error: type[Exception]) -> None:
+    def broken(_items: list[int]) -> bytes:
+        raise error
+
+    lines = Lines(io.BytesIO(), broken, 10)
+    await written(lines, 1, 2)
+    assert lines.dropped == 2
+
+
+async def test_a_closed_stream_is_counted() -> None:
+    stream = io.BytesIO()
+    stream.close()
+    lines = Lines(stream, made, 10)
+    await written(lines, 1)
+    assert lines.dropped == 1
