@@ -226,8 +226,10 @@ def test_a_server_with_ranks_of_which_the_pool_does_not_speak_is_noted() -> None
 
 
 def test_a_fallback_is_a_candidate_also_where_only_some_have_room() -> None:
-    full = fresh(inflight=4, running=4, speed=Speed(slots=4.0))
-    seen = view(A0, B1, *ranks(3), loads=(full, fresh(), full, full))  # A@1 is no candidate
-    found = choose(seen, DEFAULT, Turn("id"))
+    slow = Speed((0.0, 100.0, 0.0, 0.0), slots=4.0, seconds=1.0)  # the cache of the full one would be worth waiting for
+    full, free = fresh(inflight=4, running=4, speed=slow), fresh(speed=slow)
+    loads, matched, prompt = (full, free, full, full), (10, 0, 0, 0), bytes(10 * BLOCK_BYTES)
+    seen = view(A0, B1, *ranks(3), loads=loads, matched=matched, blocks=10, prompt=prompt)  # A@1 is no candidate
+    found = choose(seen, DEFAULT, Turn("id", priority=-1))
     assert isinstance(found, Pick)
     assert found.endpoints == (str(B1), "10.0.0.3:8000@1")
