@@ -67,5 +67,5 @@ def _among(view: View, allowed: list[int], profile: Profile, id_: str, run: Run)
         return None
     handler = profile.handler
     every = run(view, profile, id_) if handler is None else handler(view, id_, run)
-    names = ranks.attempts((*found.endpoints, *every.endpoints))
-    return replace(found, endpoints=names[: len(every.endpoints)], candidates=every.candidates)
+    names = [name for name in ranks.attempts((*found.endpoints, *every.endpoints)) if name in view.names]
+    return replace(found, endpoints=tuple(names[: len(every.endpoints)]), candidates=every.candidates)

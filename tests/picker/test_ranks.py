@@ -8,13 +8,17 @@ from hypothesis import given, strategies as st
 from picker.facts import Decision
 from picker.health import healthy
 from picker.inflight import LogEntry
+from picker.latency import Speed
 from picker.load import Load, UnknownPage, parse_ranks
 from picker.picker import Ask, Picker
 from picker.prefix import BLOCK_BYTES
+from picker.profile import DEFAULT
 from picker.ranks import ABSENT, HEADER, answered, attempts, count, headers, host_port, note
 from picker.request import InferenceRequest
 from picker.schedule import candidates, pick
 from picker.signals import Signals
+from picker.stage import Pick
+from picker.turn import Turn, choose
 from tests.picker._views import fresh, plugin, profile, view
 from tests.picker.test_inflight import decision
 from tests.picker.test_picker import pool
@@ -219,3 +223,13 @@ def test_a_server_with_ranks_of_which_the_pool_does_not_speak_is_noted() -> None
     signals.noticed(A, 2)
     signals.update({"p": []})
     assert not signals.several
+
+
+def test_a_fallback_is_a_candidate_also_where_only_some_have_room() -> None:
+    slow = Speed((0.0, 100.0, 0.0, 0.0), slots=4.0, seconds=1.0)  # the cache of the full one would be worth waiting for
+    full, free = fresh(inflight=4, running=4, speed=slow), fresh(speed=slow)
+    loads, matched, prompt = (full, free, full, full), (10, 0, 0, 0), bytes(10 * BLOCK_BYTES)
+    seen = view(A0, B1, *ranks(3), loads=loads, matched=matched, blocks=10, prompt=prompt)  # A@1 is no candidate
+    found = choose(seen, DEFAULT, Turn("id", priority=-1))
+    assert isinstance(found, Pick)
+    assert found.endpoints == (str(B1), "10.0.0.3:8000@1")
