@@ -93,7 +93,7 @@ def parse(headers: Mapping[str, str], body: bytes, max_body: int = MAX_BODY) -> 
         request_id=headers.get("x-request-id", ""),
         headers=headers,
         body=body,
-        media=_media(content) if b'"type":"' in prompt else (),  # only parts that are not text leave this in a prompt
+        media=_media(content),
     )
 
 
@@ -175,16 +175,18 @@ def _content(content: Any, name: str, parts: list[bytes]) -> None:
 
 def _media(content: Mapping[str, Any]) -> tuple[int, ...]:
     """Whatever is no text among the parts of messages and items; the same picture has the same hash in every request."""
-    messages = content.get("messages") or content.get("input") or ()
-    found: list[int] = []
-    for message in messages if isinstance(messages, list) else ():
-        parts = message.get("content") if isinstance(message, dict) else None
-        found += [
-            xxh3_64_intdigest(_bytes(part, "messages"))
-            for part in (parts if isinstance(parts, list) else ())
-            if isinstance(part, dict) and part.get("type") in MEDIA
-        ]
-    return tuple(found)
+    messages = content.get("messages") or content.get("input")
+    if not isinstance(messages, list):
+        return ()
+    lists = [parts for each in messages if isinstance(each, dict) and isinstance(parts := each.get("content"), list)]
+    if not lists:
+        return ()
+    return tuple(
+        xxh3_64_intdigest(_bytes(part, "messages"))
+        for parts in lists
+        for part in parts
+        if isinstance(part, dict) and part.get("type") in MEDIA
+    )
 
 
 def _tokens_or_text(value: Any, name: str) -> bytes:
