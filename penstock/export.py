@@ -199,6 +199,6 @@ def _otlp(settings: Export, registry: Registry, began: float, instance: str) -> 
             spans = Spans(otlp.exporter("trace"), described, registry)
             work.append(spans.run)
             observe.append(spans.observe)
-    except (otlp.UnknownProtocol, ValueError, OSError) as error:
+    except (otlp.UnknownProtocol, otlp.ShadowedPackage, ValueError, OSError) as error:
         raise UserError(f"--export otlp: {error}") from error
     return Exporting(tuple(work), tuple(observe))

@@ -9,6 +9,7 @@ import pytest
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2
 from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment as DataPlaneAssignment
+from opentelemetry.proto.common.v1 import common_pb2
 
 from penstock.envoy import find_envoy
 
@@ -33,6 +34,11 @@ def test_each_codec_reads_what_the_other_wrote() -> None:
 def test_the_messages_of_the_request_path_are_there() -> None:
     message = external_processor_pb2.ProcessingRequest()
     assert message.FromString(message.SerializeToString()) == message
+
+
+def test_the_newer_files_of_opentelemetry_proto_won() -> None:
+    """xds-protos has old ones: deploy/install."""
+    assert "InstrumentationScope" in common_pb2.DESCRIPTOR.message_types_by_name
 
 
 @pytest.mark.parametrize(("first", "second"), [(TYPED, GENERATED), (GENERATED, TYPED)])

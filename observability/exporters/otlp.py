@@ -73,6 +73,10 @@ class UnknownProtocol(Exception):
     """The user's mistake, in the environment."""
 
 
+class ShadowedPackage(Exception):
+    """xds-protos has old files of opentelemetry-proto, and was installed after it: docs/decisions/0003."""
+
+
 class Otlp:
     """A Door; `began` is time.time() when the counters were 0."""
 
@@ -108,7 +112,14 @@ def exporter(signal: str) -> Any:
     named = os.environ.get(variable) or "http/protobuf"
     if named not in _PROTOCOLS:
         raise UnknownProtocol(f"{variable}={named}: write one of {', '.join(_PROTOCOLS)}")
-    module = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{_PROTOCOLS[named]}.{signal}_exporter")
+    try:
+        module = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{_PROTOCOLS[named]}.{signal}_exporter")
+    except ImportError as error:
+        found = version("opentelemetry-proto")
+        raise ShadowedPackage(
+            f"files of opentelemetry-proto are those of xds-protos ({error}); install it again, last: "
+            f"pip install --force-reinstall --no-deps opentelemetry-proto=={found}"
+        ) from error
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("opentelemetry.exporter.")]:
         logging.getLogger(name).addFilter(_SELDOM)  # added once, however often this is called
     return getattr(module, {"metric": "OTLPMetricExporter", "trace": "OTLPSpanExporter"}[signal])()

@@ -1,6 +1,7 @@
 """OTLP metrics: against a collector, over both protocols, told where by the standard environment variables."""
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from observability import catalogue as c
 from observability.exporters import otlp
-from observability.exporters.otlp import Otlp, Seldom, UnknownProtocol, exporter, resource
+from observability.exporters.otlp import Otlp, Seldom, ShadowedPackage, UnknownProtocol, exporter, resource
 from observability.exporters.push import Tally
 from observability.registry import Registry
 from tests.observability.fake_collector import FakeCollector
@@ -71,6 +72,12 @@ async def test_a_collector_that_refuses_is_counted(monkeypatch: pytest.MonkeyPat
 def test_a_protocol_that_nobody_speaks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "carrier-pigeon")
     with pytest.raises(UnknownProtocol, match=r"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=carrier-pigeon: write one of"):
+        exporter("trace")
+
+
+def test_files_of_another_package_in_place_of_the_exporters_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    with pytest.raises(ShadowedPackage, match="pip install --force-reinstall --no-deps opentelemetry-proto==1"):
         exporter("trace")
 
 
