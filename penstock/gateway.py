@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 from observability import catalogue, usage
@@ -68,7 +67,6 @@ class Gateway:
         self.report.note = self.tokenizer.note
         self._observers: list[Observe] = [self.recorder.observe, self.report.observe, self.kv_events.observe]
         self._duration = self.registry.histogram(catalogue.TRANSLATE_DURATION_SECONDS).bind()
-        self._version = version("penstock")  # reads a file: not at every scrape
         self.registry.collect(self._samples)
         self.registry.collect(usage.collect)
         self.autoscaling = autoscaling.Autoscaling(self.picker, self.graphs, self.registry)
@@ -158,7 +156,7 @@ class Gateway:
 
     def _samples(self) -> Iterator[Sample]:
         now = time.monotonic()
-        yield Sample(catalogue.BUILD_INFO, {"version": self._version}, 1)
+        yield Sample(catalogue.BUILD_INFO, {"version": self.report.version}, 1)
         for name, pool in self.graphs.value.pools.items() if self.graphs.value else ():
             yield from load_samples(
                 name,

@@ -61,7 +61,7 @@ class Report:
         self._told: frozenset[Problem] = frozenset()
         self._drawn: tuple[Graph | None, dict[str, Any]] = None, topology(Graph())
         self._started = time.time()
-        self._version = version("penstock")  # reads a file: once
+        self.version = version("penstock")  # reads a file: once
 
     def changed(self, graph: Graph) -> None:
         """Log each problem once, and once that it is gone."""
@@ -87,7 +87,7 @@ class Report:
         graph = self._graphs.value
         if graph is not None and graph is not self._drawn[0]:
             self._drawn = graph, topology(graph)
-        known = {"version": self._version, "started": self._started, "topology": self._drawn[1]}
+        known = {"version": self.version, "started": self._started, "topology": self._drawn[1]}
         return {**self._present(graph), **known}
 
     def _present(self, graph: Graph | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 // The console: asks for the figures every two seconds, takes differences, draws. Names of users are only ever set as text.
 
-import { sum, since, quantile, rate, figures } from "/console/figures.js";
+import { sum, quantile, rate, figures, failing, stale } from "/console/figures.js";
 import { drawTopology } from "/console/topology.js";
 import { cell, element, fill, number, percent, row, seconds, spark, table } from "/console/draw.js";
 
@@ -114,7 +114,7 @@ function poolTable(now, pool, window) {
     const found = figures(history, window, (entry) => entry.pool === name);
     const each = now.pools[name];
     const endpoints = Object.values(each.endpoints);
-    const fresh = endpoints.filter((one) => !stale(one)).length;
+    const fresh = endpoints.filter((one) => !stale(one) && !failing(one)).length;
     const failed = found.errors.server + found.errors.shed;
     const meter = element("meter", { min: 0, max: 1.5, high: 1, value: Math.min(each.saturation ?? 0, 1.5), "aria-label": `saturation of ${name}` });
     return row([
@@ -133,8 +133,6 @@ function poolTable(now, pool, window) {
   });
   table(at("pools"), head, rows, "No InferencePool yet.");
 }
-
-export const stale = (endpoint) => endpoint.scrape_age_seconds === null || endpoint.scrape_age_seconds > 10 || endpoint.scrape_errors > 2;
 
 function refused(proxy) {
   return Object.assign({}, ...Object.values(proxy.types).map((type) => type.errors));

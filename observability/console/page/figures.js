@@ -2,6 +2,10 @@
 
 export const sum = (values) => values.reduce((total, value) => total + value, 0);
 
+// Of an endpoint: its scrapes fail; nothing of it is fresh.
+export const failing = (endpoint) => endpoint.scrape_errors > 2;
+export const stale = (endpoint) => endpoint.scrape_age_seconds === null || endpoint.scrape_age_seconds > 10;
+
 const ZERO = { total: 0, errors: {}, tokens: {}, duration: [], ttft: [], tpot: [] };
 
 // The oldest answer that is at most `window` seconds older than the newest; the one before it where there is one.

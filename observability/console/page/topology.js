@@ -1,14 +1,12 @@
 // Gateway -> route -> pool -> endpoint as four columns of boxes; the bar in a box is how full it is, a coloured line has traffic.
 
+import { failing, stale } from "/console/figures.js";
 import { number, percent, svg, fill, element } from "/console/draw.js";
 
 const COLUMNS = [0, 230, 560, 850]; // px
 const WIDTHS = [180, 280, 240, 250];
 const ROW = 40;
 const MOST = 60; // boxes in a column
-
-const failing = (one) => one.scrape_errors > 2;
-const stale = (one) => one.scrape_age_seconds === null || one.scrape_age_seconds > 10;
 
 export function drawTopology(place, now, pool, rate) {
   const routes = now.topology.routes.filter((route) => !pool || route.backends.some((each) => each.name === pool));
