@@ -11,7 +11,7 @@ from typing import Any
 
 from picker.load import Load
 from picker.plugins.flow_control import Thresholds
-from picker.prefix import BLOCK_TOKENS
+from picker.prefix import tokens_in
 from picker.queues import Queues
 from picker.scorers import NO_LOAD, known, running, waiting
 from picker.state import State
@@ -160,5 +160,5 @@ def _uncached(queues: Queues, state: State) -> float:
         if index % every == 0:
             sampled += tokens
             longest = max(state.prefixes.match(item.ask.hashes).values(), default=0)
-            cached += min(longest * BLOCK_TOKENS, tokens)
+            cached += tokens_in(longest)
     return total * (1.0 - cached / sampled) if sampled else 0.0

@@ -10,7 +10,6 @@ from picker.errors import NoEndpoint
 from picker.facts import Refused
 from picker.health import healthy
 from picker.plugins.own import Own
-from picker.prefix import BLOCK_TOKENS
 from picker.record import Config, DecisionRecord, Tape, through
 from picker.scorers import View, known
 from picker.stage import Pick, Profile
@@ -213,7 +212,7 @@ def summary(record: DecisionRecord) -> dict[str, Any]:
         "waited_seconds": record.waited,
         "endpoints": list(record.picked.endpoints) if record.picked else [],
         "predicted_ttft_seconds": predicted(record),
-        "matched_tokens": record.picked.matched * BLOCK_TOKENS if record.picked else None,
+        "matched_tokens": record.picked.matched if record.picked else None,
         "status": refused.status if refused else None,
         "reason": refused.reason if refused else None,
     }
@@ -243,7 +242,7 @@ def explanation(record: DecisionRecord, profile: Profile) -> dict[str, Any]:
                 "room": room[i] if room else None,
                 "predicted_ttft_seconds": expected[i],
                 "slot_in_seconds": slots[i],
-                "matched_tokens": view.matched[i] * BLOCK_TOKENS,
+                "matched_tokens": view.matched[i],
                 "waiting": load.waiting,
                 "running": load.running,
                 "inflight": load.inflight,

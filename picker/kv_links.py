@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 from picker.kv_blocks import ROOT
-from picker.prefix import BLOCK_BYTES
+from picker.prefix import MAX_BLOCKS, TOKEN_BYTES, blocks_in, tokens_in
 
 MAX_LINKS = 1 << 18  # blocks of bytes: 64 MB of prompts, which takes about as much
 SETTLED = 16  # bytes behind a token after which what follows does not change it any more
@@ -64,17 +64,24 @@ def links(blocks: int, keys: Sequence[int], ends: Sequence[int]) -> list[tuple[i
     span = ends[-1] // len(ends)  # bytes of a block of tokens
     found: list[tuple[int, int]] = []
     passed = 0
-    for index in range(min(blocks, (ends[-1] + span) // BLOCK_BYTES)):
-        while passed < len(ends) and ends[passed] + SETTLED <= (index + 1) * BLOCK_BYTES:
+    for index in range(min(blocks, blocks_in((ends[-1] + span) / TOKEN_BYTES))):
+        while passed < len(ends) and ends[passed] + SETTLED <= tokens_in(index + 1) * TOKEN_BYTES:
             passed += 1
-        covered = (ends[passed - 1] + BLOCK_BYTES // 2) // BLOCK_BYTES if passed else 0
-        found.append((keys[passed - 1] if passed else ROOT, covered))
+        found.append((keys[passed - 1], _nearest(ends[passed - 1])) if passed else (ROOT, 0))
     return found
+
+
+def _nearest(end: int) -> int:
+    """Blocks of bytes that the first `end` bytes are, the last of them where it is there for the most part."""
+    whole = blocks_in(end / TOKEN_BYTES)
+    if whole == MAX_BLOCKS:
+        return whole
+    return whole + (end * 2 >= (tokens_in(whole) + tokens_in(whole + 1)) * TOKEN_BYTES)
 
 
 def token_ends(count: int, block_tokens: int) -> list[int]:
     """Where blocks of tokens end in a prompt that is token ids, 4 bytes each."""
-    return [(index + 1) * block_tokens * 4 for index in range(count // block_tokens)]
+    return [(index + 1) * block_tokens * TOKEN_BYTES for index in range(count // block_tokens)]
 
 
 def text_ends(prompt: bytes, strings: Sequence[str], block_tokens: int) -> list[int]:

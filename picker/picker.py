@@ -20,7 +20,7 @@ from picker.kv_source import KvSource
 from picker.load import Load
 from picker.plugins.flow_control import Thresholds
 from picker.precise import Precise, Unlinked
-from picker.prefix import BLOCK_TOKENS, hash_blocks
+from picker.prefix import hash_blocks, tokens_in
 from picker.profile import Own
 from picker.queues import Item
 from picker.record import Held, Recording, Records
@@ -343,7 +343,9 @@ class Picker:
         matched = state.matched(names, wish.hashes, now)
         found = [loads.get(name, NO_LOAD) for name in names]
         ask = wish.ask
-        return View(ask.request, wish.model, endpoints, names, found, matched, len(wish.hashes), now, id=ask.id)
+        return View(
+            ask.request, wish.model, endpoints, names, found, matched, tokens_in(len(wish.hashes)), now, id=ask.id
+        )
 
     def _decided(self, wish: Wish, pick: Pick, now: float) -> Decision:
         ask, state, best = wish.ask, wish.state, pick.endpoints[0]
@@ -361,7 +363,7 @@ class Picker:
             endpoints=pick.endpoints,
             candidates=pick.candidates,
             prompt_tokens=request.prompt_tokens,
-            matched_tokens=pick.matched * BLOCK_TOKENS,
+            matched_tokens=pick.matched,
             body_bytes=request.body_bytes,
             seconds=waited,  # the shell has the clock, and adds what deciding took: see server.py
             request_id=request.request_id,

@@ -13,7 +13,7 @@ from picker.facts import Decision, Outcome
 from picker.kv_blocks import ROOT, HeldBlocks, chain
 from picker.kv_links import Links, links, text_ends, token_ends
 from picker.kv_messages import Batch, Cleared, Malformed, Removed, Stored, decode, extra_of
-from picker.prefix import BLOCK_BYTES, BLOCK_TOKENS, PrefixIndex, longest
+from picker.prefix import BLOCK_TOKENS, MAX_BLOCKS, PrefixIndex, longest, tokens_in
 from picker.recent import Recent
 from picker.request import InferenceRequest
 
@@ -61,7 +61,7 @@ class _Expected:
     endpoint: str
     least: int
     most: int | None  # None: nothing was promised
-    blocks: float  # of the whole prompt
+    tokens: int  # of the whole prompt, as we estimate them
     hashes: Sequence[int] = field(repr=False)
     now: float
 
@@ -230,23 +230,23 @@ class Precise:
     def decided(self, decision: Decision, hashes: Sequence[int], now: float) -> None:
         """Remember what the events promise for this request, so that its end can tell whether they are right."""
         endpoint = decision.endpoints[0]
-        expected = self._expect(endpoint, hashes, decision.prompt_tokens / BLOCK_TOKENS, now)
+        expected = self._expect(endpoint, hashes, decision.prompt_tokens, now)
         self._expected[decision.id] = expected
         self._open += len(hashes)
         while self._open > _OPEN:
             self._open -= len(self._expected.popitem(last=False)[1].hashes)
         self._recent.add(endpoint, hashes[expected.least :], now)
 
-    def _expect(self, endpoint: str, hashes: Sequence[int], blocks: float, now: float) -> _Expected:
+    def _expect(self, endpoint: str, hashes: Sequence[int], tokens: int, now: float) -> _Expected:
         feed = self.feeds.get(endpoint)
         table = self.links.get(feed.block_tokens) if feed else None
         if table is None or not (linked := table.count(hashes)):
-            return _Expected(endpoint, 0, None, blocks, hashes, now)
+            return _Expected(endpoint, 0, None, tokens, hashes, now)
         bit, holders = self.held.bit(endpoint), self._holders(table)
         held = longest(lambda block: holders(block) & bit, hashes, self.held.names).get(endpoint, 0)
         least = _covered(table, hashes, held)
         busy = held == linked or self._recent.count(endpoint, hashes, least, now) > least
-        return _Expected(endpoint, least, len(hashes) if busy else least + 1, blocks, hashes, now)
+        return _Expected(endpoint, least, len(hashes) if busy else least + 1, tokens, hashes, now)
 
     def wants(self, hashes: Sequence[int], sent: Mapping[str, int]) -> Wanted:
         """Whether a tokenizer should be asked: for a prompt that begins as one did before, and one that does if there is time."""
@@ -285,10 +285,10 @@ class Precise:
                 self._believed.clear()
             return
         self._believed.clear()
-        had = cached / tokens * expected.blocks
-        slack = 1.0 + feed.block_tokens / BLOCK_TOKENS
-        wrong = max(expected.least - slack - had, had - slack - most, 0.0)
-        agreed = 1.0 - min(wrong / max(expected.least, had, 1.0), 1.0)
+        had, least = cached / tokens * expected.tokens, tokens_in(expected.least)
+        slack = tokens_in(min(expected.least + 1, MAX_BLOCKS)) - least + feed.block_tokens
+        wrong = max(least - slack - had, had - slack - tokens_in(min(most, MAX_BLOCKS)), 0.0)
+        agreed = 1.0 - min(wrong / max(least, had, float(BLOCK_TOKENS)), 1.0)
         feed.trust += _STEP * (agreed - feed.trust)
 
     def link(self, asked: Unlinked, tokens: bytes, strings: Sequence[str] | None) -> int:
@@ -306,7 +306,7 @@ class Precise:
             keys = chain(ROOT, tokens, size, extra)
             ends = token_ends(len(tokens) // 4, size) if strings is None else text_ends(prompt, strings, size)
             ends = [end for end in ends if end <= len(prompt)]
-            found = links(len(prompt) // BLOCK_BYTES, keys, ends)
+            found = links(len(asked.hashes), keys, ends)
             table.add(asked.hashes, found)
             linked = max(linked, len(found))
         self._in_vain.update(dict.fromkeys(asked.hashes[linked:]))

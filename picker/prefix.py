@@ -1,30 +1,60 @@
 """PrefixIndex: which endpoint has probably cached which beginning of a prompt, learned from where requests were sent.
 
-A prompt is cut into blocks of 64 tokens (256 bytes, at 4 bytes a token), and each block's hash is chained on the one before it,
-so that a hash stands for everything up to its block. Compare llm-d `approx-prefix-cache-producer`, with three differences:
-the match is contiguous, a chain loses its tail first, and the capacity is the server's own where it is known.
+A prompt is cut into blocks, and each block's hash is chained on the one before it, so that a hash stands for everything up to
+its block. The blocks grow with the depth, from 64 tokens to 4096: what of a match is not seen stays below 1/32 of it, and a
+prompt of 100 000 tokens has 290 blocks instead of 1600. Compare llm-d `approx-prefix-cache-producer`, with four differences:
+that, the match is contiguous, a chain loses its tail first, and the capacity is the server's own where it is known.
 """
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import accumulate
 from struct import Struct
 
 from xxhash import xxh3_64_intdigest
 
-BLOCK_TOKENS = 64
-BLOCK_BYTES = BLOCK_TOKENS * 4
-_BLOCKS = Struct(f"{BLOCK_BYTES}s")
-MAX_BLOCKS = 2048  # of one prompt: 131072 tokens; what follows does not tell endpoints apart any more
+TOKEN_BYTES = 4  # on the average; a token of a prompt that is token ids takes as much
+BLOCK_TOKENS = 64  # of the first blocks
+STEPS = (
+    (BLOCK_TOKENS, 128),
+    (256, 96),
+    (1024, 96),
+    (4096, 96),
+)  # (tokens of a block, how many of them), one after the other
+MAX_BLOCKS = sum(
+    count for _, count in STEPS
+)  # of one prompt: 524 288 tokens; what follows does not tell endpoints apart
+_SIZES = tuple(size for size, count in STEPS for _ in range(count))
+_ENDS = (0, *accumulate(_SIZES))  # tokens of so many blocks
+_STRUCTS = tuple((Struct(f"{size * TOKEN_BYTES}s"), size * TOKEN_BYTES, count) for size, count in STEPS)
 DEFAULT_TOKENS = 31250 * 16  # an endpoint's cache where the server does not say: 500 000 tokens
-MAX_ENDPOINT_BLOCKS = 1 << 16  # of one endpoint: 4 million tokens
+MAX_ENDPOINT_BLOCKS = 1 << 16  # of one endpoint: 4 million tokens at least
 MAX_POOL_BLOCKS = 1 << 21  # of all endpoints of one pool: a few hundred MB at worst
+
+
+def tokens_in(blocks: int) -> int:
+    """Tokens that the first blocks of any prompt have, at most MAX_BLOCKS."""
+    return _ENDS[blocks]
+
+
+def blocks_in(tokens: float) -> int:
+    """Whole blocks that so many tokens are."""
+    return bisect_right(_ENDS, tokens) - 1
 
 
 def hash_blocks(prompt: bytes, model: str, salt: str = "") -> list[int]:
     """Chained hashes of the whole blocks of `prompt`, at most MAX_BLOCKS; other models and salts share nothing."""
     seed = xxh3_64_intdigest(f"{model}\0{salt}".encode())
-    whole = memoryview(prompt)[: min(len(prompt) // BLOCK_BYTES, MAX_BLOCKS) * BLOCK_BYTES]
-    return [seed := xxh3_64_intdigest(block, seed) for (block,) in _BLOCKS.iter_unpack(whole)]
+    found: list[int] = []
+    left = memoryview(prompt)
+    for blocks, size, most in _STRUCTS:
+        whole = min(len(left) // size, most) * size
+        found += [seed := xxh3_64_intdigest(block, seed) for (block,) in blocks.iter_unpack(left[:whole])]
+        if whole < most * size:
+            break
+        left = left[whole:]
+    return found
 
 
 def longest(holders: Callable[[int], int | None], hashes: Sequence[int], names: Mapping[int, str]) -> dict[str, int]:
@@ -63,14 +93,15 @@ class PrefixIndex:
     may search instead of walking.
     """
 
-    __slots__ = ("_bits", "_capacity", "_lru", "_masks", "_names")
+    __slots__ = ("_bits", "_capacity", "_held", "_lru", "_masks", "_names")
 
     def __init__(self) -> None:
         self._masks: dict[int, int] = {}  # block hash -> bits of the endpoints that have it
-        self._lru: dict[str, OrderedDict[int, None]] = {}
+        self._lru: dict[str, OrderedDict[int, int]] = {}  # block hash -> its tokens
+        self._held: dict[str, int] = {}  # tokens of all of them
         self._bits: dict[str, int] = {}
         self._names: dict[int, str] = {}  # bit -> endpoint
-        self._capacity: dict[str, int] = {}  # blocks; endpoints that told it
+        self._capacity: dict[str, int] = {}  # tokens; endpoints that told it
 
     def __len__(self) -> int:
         """Blocks held, each counted once for every endpoint that has it."""
@@ -86,12 +117,16 @@ class PrefixIndex:
         if lru is None:
             lru = self._add(endpoint)
         bit, masks, touch = self._bits[endpoint], self._masks, lru.move_to_end
-        for block in reversed(hashes):
+        new = 0
+        for index in range(len(hashes) - 1, -1, -1):
+            block = hashes[index]
             if block in lru:
                 touch(block)
             else:
-                lru[block] = None
+                lru[block] = size = _SIZES[index]
+                new += size
                 masks[block] = masks.get(block, 0) | bit
+        self._held[endpoint] += new
         self._evict(endpoint, lru)
 
     def forget(self, endpoint: str) -> None:
@@ -101,12 +136,12 @@ class PrefixIndex:
             for block in lru:
                 self._clear(block, self._bits[endpoint])
             lru.clear()
+            self._held[endpoint] = 0
 
     def resize(self, endpoint: str, tokens: int) -> None:
         """The server says how many tokens its cache holds; 0 means that it does not say."""
-        blocks = min(tokens // BLOCK_TOKENS, MAX_ENDPOINT_BLOCKS) if tokens > 0 else 0
-        if blocks:
-            self._capacity[endpoint] = blocks
+        if tokens >= BLOCK_TOKENS:
+            self._capacity[endpoint] = tokens
         else:
             self._capacity.pop(endpoint, None)
 
@@ -114,26 +149,30 @@ class PrefixIndex:
         """Forget every endpoint but these."""
         for gone in [name for name in self._lru if name not in endpoints]:
             bit, lru = self._bits.pop(gone), self._lru.pop(gone)
-            del self._names[bit]
+            del self._names[bit], self._held[gone]
             for block in lru:
                 self._clear(block, bit)
         for gone in [name for name in self._capacity if name not in endpoints]:
             del self._capacity[gone]
 
-    def _add(self, endpoint: str) -> OrderedDict[int, None]:
+    def _add(self, endpoint: str) -> OrderedDict[int, int]:
         bit = 1
         while bit in self._names:  # the lowest free bit keeps the integers short
             bit <<= 1
         self._bits[endpoint], self._names[bit] = bit, endpoint
         lru = self._lru[endpoint] = OrderedDict()
+        self._held[endpoint] = 0
         return lru
 
-    def _evict(self, endpoint: str, lru: OrderedDict[int, None]) -> None:
-        capacity = self._capacity.get(endpoint, DEFAULT_TOKENS // BLOCK_TOKENS)
-        limit = max(1, min(capacity, MAX_POOL_BLOCKS // len(self._lru)))
-        bit = self._bits[endpoint]
-        while len(lru) > limit:
-            self._clear(lru.popitem(last=False)[0], bit)
+    def _evict(self, endpoint: str, lru: OrderedDict[int, int]) -> None:
+        capacity = self._capacity.get(endpoint, DEFAULT_TOKENS)
+        most = max(1, min(MAX_ENDPOINT_BLOCKS, MAX_POOL_BLOCKS // len(self._lru)))
+        bit, held = self._bits[endpoint], self._held[endpoint]
+        while len(lru) > most or (held > capacity and len(lru) > 1):
+            block, size = lru.popitem(last=False)
+            held -= size
+            self._clear(block, bit)
+        self._held[endpoint] = held
 
     def _clear(self, block: int, bit: int) -> None:
         left = self._masks[block] & ~bit

@@ -71,7 +71,7 @@ class Request:
     streaming: bool
     prompt_bytes: int
     body_bytes: int
-    blocks: int  # of the prompt
+    cacheable: int  # tokens of the prompt in whole blocks
     media: int  # pictures, videos and sounds
     headers: Mapping[str, str] = field(default_factory=dict)  # those that a filter, scorer or handler read
     withheld: tuple[str, ...] = ()  # read too, but the value is not recorded
@@ -82,7 +82,7 @@ class Request:
 class Candidate:
     endpoint: Endpoint
     load: Load
-    matched: int  # blocks of the prompt that it has cached
+    matched: int  # tokens of the prompt that it has cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class DecisionRecord:
             [str(one.endpoint) for one in found],
             [one.load for one in found],
             [one.matched for one in found],
-            request.blocks,
+            request.cacheable,
             self.now,
             id=self.id,
         )
@@ -258,7 +258,7 @@ class Recording:
                 streaming=request.streaming,
                 prompt_bytes=len(request.prompt),
                 body_bytes=request.body_bytes,
-                blocks=view.blocks if view is not None else 0,
+                cacheable=view.cacheable if view is not None else 0,
                 media=len(request.media),
                 headers=shown,
                 withheld=tuple(name for name in sorted(noted.read) if turn and name not in shown),

@@ -17,7 +17,7 @@ import orjson
 
 from picker.record import Config, DecisionRecord
 
-VERSION = 1
+VERSION = 2
 DECISION, CONFIG = "penstock_decision", "penstock_config"
 _MOST = 1 << 20  # entries of any list: a line is no reason to run out of memory
 _LARGEST = 1 << 32  # bytes of a prompt

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from xxhash import xxh3_64_intdigest
 
 from picker.load import Load
-from picker.prefix import BLOCK_TOKENS
 from picker.request import InferenceRequest
 from xds_server.model.graph import Endpoint
 from xds_server.model.objects import LabelSelector
@@ -56,8 +55,8 @@ class View:
     endpoints: Sequence[Endpoint]
     names: Sequence[str]  # "ip:port" of each
     loads: Sequence[Load]  # NO_LOAD for an endpoint that nothing is known of
-    matched: Sequence[int]  # blocks of the prompt that the endpoint has cached
-    blocks: int  # of the prompt
+    matched: Sequence[int]  # tokens of the prompt that the endpoint has cached
+    cacheable: int  # tokens of the prompt that could be: those of its whole blocks
     now: float
     peer: Endpoint | None = None  # that another stage of this request has been given: decode, where prefill is picked
     id: str = ""  # of the decision: the only source of chance
@@ -81,7 +80,7 @@ class View:
             [self.names[i] for i in kept],
             [self.loads[i] for i in kept],
             [self.matched[i] for i in kept],
-            self.blocks,
+            self.cacheable,
             self.now,
             self.peer,
             self.id,
@@ -160,16 +159,13 @@ def prefix_cache_scorer(length_weight: float = 0.0, scale: float = 8192.0) -> Sc
     """length_weight * min(1, matched tokens / scale)^2 + (1 - length_weight) * matched share of the prompt."""
 
     def score(view: View) -> list[float]:
-        blocks = view.blocks
-        if not blocks:
+        whole = view.cacheable
+        if not whole:
             return [0.0] * len(view.names)
         if not length_weight:
-            return [found / blocks for found in view.matched]
+            return [found / whole for found in view.matched]
         share = 1.0 - length_weight
-        return [
-            length_weight * min(1.0, found * BLOCK_TOKENS / scale) ** 2 + share * found / blocks
-            for found in view.matched
-        ]
+        return [length_weight * min(1.0, found / scale) ** 2 + share * found / whole for found in view.matched]
 
     return score
 
@@ -220,7 +216,7 @@ def token_load_scorer(threshold: float = 4194304.0) -> Scorer:
     def score(view: View) -> list[float]:
         tokens = view.request.prompt_tokens
         return [
-            min(1.0, max(0.0, 1.0 - (load.inflight_tokens + max(0, tokens - found * BLOCK_TOKENS)) / threshold))
+            min(1.0, max(0.0, 1.0 - (load.inflight_tokens + max(0, tokens - found)) / threshold))
             for load, found in zip(view.loads, view.matched, strict=True)
         ]
 

@@ -18,7 +18,7 @@ from xds_server.model.exporter import Exporter
 class Pick:
     endpoints: tuple[str, ...]  # best first; never empty
     candidates: int  # that passed the filters
-    matched: int  # blocks that the best one has cached
+    matched: int  # tokens of the prompt that the best one has cached
     headers: tuple[tuple[str, str], ...] = ()  # to send with the request; "" takes away what the client sent
     beside: tuple[str, ...] = ()  # endpoints that work on the same prompt: prefill workers
 

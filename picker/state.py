@@ -9,7 +9,7 @@ from picker.flow import FlowControl
 from picker.kv_source import KvSource
 from picker.load import Load
 from picker.precise import Precise, Wanted
-from picker.prefix import PrefixIndex
+from picker.prefix import PrefixIndex, tokens_in
 from picker.profile import Own
 from picker.record import Config, config_of
 from picker.stage import Profile
@@ -76,11 +76,14 @@ class State:
         return None if source is None or self.precise is None else (source, self.precise)
 
     def matched(self, names: Sequence[str], hashes: Sequence[int], now: float) -> list[int]:
-        """How many blocks of a prompt each of these endpoints has cached, as far as we know."""
+        """How many tokens of a prompt each of these endpoints has cached, as far as we know."""
         found = self.prefixes.match(hashes)
         if self.precise is not None:
             found = self.precise.match(hashes, found, now)
-        return [found.get(name, 0) for name in names] if found else [0] * len(names)
+        if not found:
+            return [0] * len(names)
+        tokens = {name: tokens_in(blocks) for name, blocks in found.items()}
+        return [tokens.get(name, 0) for name in names]
 
     def sent(self, decision: Decision, beside: Sequence[str], hashes: Sequence[int], told: Load, now: float) -> Wanted:
         """A request goes to its first endpoint, and its prompt to those `beside`. Gives whether to ask a tokenizer."""

@@ -6,7 +6,6 @@ Pure functions of a View: all that was learned is in its Loads (`Load.speed`, se
 from xxhash import xxh3_64_intdigest
 
 from picker.load import Load
-from picker.prefix import BLOCK_TOKENS
 from picker.scorers import View
 
 _FAITHFUL = 0.05  # the share by which a session's own endpoint may be slower: never enough to pile up
@@ -28,7 +27,7 @@ def predict(view: View) -> list[float]:
     found = []
     for load, matched, swap in zip(view.loads, view.matched, swaps, strict=True):
         speed, inflight = load.speed, load.inflight + load.speed.foreign
-        uncached = prompt - min(matched * BLOCK_TOKENS, prompt) * speed.trust
+        uncached = prompt - min(matched, prompt) * speed.trust
         seconds = speed.prefill(uncached, inflight, now, load.ahead(now) if load.prefill[2] > now else 0.0)
         if load.utilization:  # a busy accelerator is slow, until we know how slow it is
             seconds *= 1.0 + load.utilization * _NOT_YET_LEARNED / (_NOT_YET_LEARNED + speed.seen)

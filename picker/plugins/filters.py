@@ -145,10 +145,10 @@ def _prefix_affinity(given: Parameters) -> Filter:
 
     def keep(view: View) -> list[int]:
         everybody = list(range(len(view.names)))
-        if len(everybody) == 1 or not least or not view.blocks or (explore and chance(view) < explore):
+        if len(everybody) == 1 or not least or not view.cacheable or (explore and chance(view) < explore):
             return everybody
-        sticky = [i for i in everybody if view.matched[i] >= least * view.blocks]
-        others = [i for i in everybody if view.matched[i] < least * view.blocks]
+        sticky = [i for i in everybody if view.matched[i] >= least * view.cacheable]
+        others = [i for i in everybody if view.matched[i] < least * view.cacheable]
         if not sticky or not others or not penalty:
             return sticky or everybody
         expected = seconds(view)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from picker.errors import ConfigError, NoEndpoint
 from picker.plugins.parameters import Parameters
 from picker.plugins.pickers import FALLBACKS
-from picker.prefix import BLOCK_TOKENS
 from picker.ranks import host_port
 from picker.scorers import View
 from picker.stage import Handler, Pick, Profile, Run
@@ -46,7 +45,7 @@ def _prefix_based(given: Parameters) -> Decider:
         tokens = view.request.prompt_tokens
         if not uncached or tokens < least or decode is None:
             return False
-        return tokens - view.matched[decode] * BLOCK_TOKENS >= uncached
+        return tokens - view.matched[decode] >= uncached
 
     return decide
 

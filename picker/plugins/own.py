@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from picker.plugins.parameters import Parameters
-from picker.prefix import BLOCK_TOKENS
 from picker.scorers import UNKNOWN, View, running, waiting
 
 KIND = "python-scorer"
@@ -129,7 +128,7 @@ def seen(view: View) -> ScorerView:
             waiting(load),
             running(load),
             load.kv_usage,
-            view.matched[i] * BLOCK_TOKENS,
+            view.matched[i],
             load.inflight,
             load.inflight_tokens,
         )

@@ -56,6 +56,6 @@ def composite_scores(view: View, kv: float, queue: float, prefix: float) -> list
     longest = max(queues) or 1.0
     free = kv_cache_utilization_scorer(view)
     return [
-        min(1.0, kv * free[i] + queue * (1.0 - queues[i] / longest) + prefix * view.matched[i] / (view.blocks or 1))
+        min(1.0, kv * free[i] + queue * (1.0 - queues[i] / longest) + prefix * view.matched[i] / (view.cacheable or 1))
         for i in range(len(queues))
     ]

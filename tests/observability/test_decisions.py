@@ -143,7 +143,7 @@ async def test_what_the_buffer_or_the_stream_does_not_take_is_counted() -> None:
     assert found.dropped == 2
     ((sample),) = found.collect()
     assert sample.value == 2
-    huge = replace(record, request=replace(record.request, blocks=1 << 80))
+    huge = replace(record, request=replace(record.request, cacheable=1 << 80))
     assert (await logged(io.BytesIO(), huge)).dropped == 1
 
 

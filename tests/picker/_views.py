@@ -33,7 +33,7 @@ def view(
     *endpoints: Endpoint,
     loads: tuple[Load, ...] = (),
     matched: tuple[int, ...] = (),
-    blocks: int = 0,
+    cacheable: int = 0,
     prompt: bytes = b"",
     headers: dict[str, str] | None = None,
     **more: Any,
@@ -42,7 +42,7 @@ def view(
     request = InferenceRequest("/x", prompt=prompt, headers=given, request_id=given.get("x-request-id", ""), **more)
     names = [str(one) for one in endpoints]
     known = loads or (fresh(),) * len(names)
-    return View(request, "m", endpoints, names, known, matched or (0,) * len(names), blocks, NOW)
+    return View(request, "m", endpoints, names, known, matched or (0,) * len(names), cacheable, NOW)
 
 
 def profile(*plugins: dict[str, Any] | str, **sections: Any) -> Profile:

@@ -9,7 +9,7 @@ import picker.kv_links as module
 from penstock.sim import tokens
 from picker.kv_blocks import ROOT
 from picker.kv_links import Links, links, text_ends, token_ends
-from picker.prefix import BLOCK_BYTES
+from picker.prefix import BLOCK_TOKENS, TOKEN_BYTES
 from picker.request import parse
 
 WORDS = ("alpha ", "beta ", "gamma\n", "δέλτα ", "🙂", "{x: 1}")
@@ -80,8 +80,8 @@ def test_a_link_needs_no_bytes_that_come_later(size: int, count: int, blocks: in
     for index, (key, covered) in enumerate(links(blocks, list(range(count)), ends)):
         assert covered <= index + 1
         if key != ROOT:
-            assert ends[key] < (index + 1) * BLOCK_BYTES
-            assert abs(ends[key] - covered * BLOCK_BYTES) <= BLOCK_BYTES / 2
+            assert ends[key] < (index + 1) * BLOCK_TOKENS * TOKEN_BYTES
+            assert abs(ends[key] - covered * BLOCK_TOKENS * TOKEN_BYTES) <= BLOCK_TOKENS * TOKEN_BYTES / 2
 
 
 def test_prompts_of_token_ids_need_no_tokenizer() -> None:

@@ -16,7 +16,7 @@ from picker.stage import Profile
 from tests.picker._views import endpoint, fresh, view
 
 A, B = endpoint(1, zone="z", node="n", gpu="l4"), endpoint(2)
-SEEN = view(A, B, loads=(fresh(kv_usage=0.25, inflight=3, inflight_at_scrape=3), fresh()), matched=(2, 0), blocks=4,
+SEEN = view(A, B, loads=(fresh(kv_usage=0.25, inflight=3, inflight_at_scrape=3), fresh()), matched=(128, 0), cacheable=256,
             prompt=b"x" * 400, headers={"x-a": "b"})  # fmt: skip
 
 

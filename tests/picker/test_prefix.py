@@ -1,14 +1,15 @@
 """PrefixIndex against a naive oracle: sets of prefixes, walked block by block."""
 
+import random
 from collections import OrderedDict
 
 from hypothesis import given, strategies as st
 
-from picker.prefix import BLOCK_BYTES, BLOCK_TOKENS, MAX_BLOCKS, PrefixIndex, hash_blocks
+from picker.prefix import BLOCK_TOKENS, MAX_BLOCKS, TOKEN_BYTES, PrefixIndex, blocks_in, hash_blocks, tokens_in
 
 
 def prompt(blocks: list[int]) -> bytes:
-    return b"".join(bytes([block]) * BLOCK_BYTES for block in blocks)
+    return b"".join(bytes([block]) * BLOCK_TOKENS * TOKEN_BYTES for block in blocks)
 
 
 def hashes(blocks: list[int]) -> list[int]:
@@ -27,8 +28,38 @@ def test_models_and_salts_share_nothing() -> None:
 
 
 def test_only_whole_blocks_count_and_not_too_many() -> None:
-    assert hash_blocks(b"x" * (BLOCK_BYTES - 1), "m") == []
-    assert len(hash_blocks(bytes(BLOCK_BYTES * (MAX_BLOCKS + 5)), "m")) == MAX_BLOCKS
+    assert hash_blocks(b"x" * (BLOCK_TOKENS * TOKEN_BYTES - 1), "m") == []
+    assert len(hash_blocks(bytes((tokens_in(MAX_BLOCKS) + 9999) * TOKEN_BYTES), "m")) == MAX_BLOCKS
+
+
+@given(st.integers(0, tokens_in(MAX_BLOCKS) + 5000))
+def test_what_of_a_prompt_is_in_no_block_is_little(tokens: int) -> None:
+    found = len(hash_blocks(bytes(tokens * TOKEN_BYTES), "m"))
+    assert found == blocks_in(tokens)
+    assert tokens_in(found) <= tokens
+    if found < MAX_BLOCKS:
+        assert tokens < tokens_in(found + 1)
+        assert tokens - tokens_in(found) < max(BLOCK_TOKENS, tokens / 32 + 1)
+
+
+def test_blocks_of_every_size_are_chained() -> None:
+    whole = random.Random(1).randbytes(tokens_in(MAX_BLOCKS) * TOKEN_BYTES)
+    before = hash_blocks(whole, "m")
+    assert len(set(before)) == MAX_BLOCKS
+    for block in (0, 127, 128, 223, 224, 319, 320, MAX_BLOCKS - 1):
+        at = tokens_in(block) * TOKEN_BYTES
+        changed = hash_blocks(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :], "m")
+        assert changed[:block] == before[:block]
+        assert not set(changed[block:]) & set(before[block:])
+
+
+def test_a_cache_is_as_large_as_the_tokens_it_holds() -> None:
+    index, deep = PrefixIndex(), hash_blocks(bytes(20000 * TOKEN_BYTES), "m")
+    index.resize("a", 10000)
+    index.record("a", deep)
+    assert tokens_in(index.match(deep)["a"]) == 9984  # 128 blocks of 64, and 7 of 256
+    index.record("a", hashes([1]))
+    assert tokens_in(index.match(deep)["a"]) == 9728
 
 
 def test_the_match_stops_at_the_first_gap() -> None:

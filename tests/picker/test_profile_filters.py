@@ -80,7 +80,7 @@ def test_the_cached_prefix_is_sticky_until_it_is_too_busy() -> None:
     keep = a_filter("prefix-cache-affinity-filter", maxTTFTPenaltyMs=1000, peakPrefillThroughput=100)
 
     def seen(tokens: int, matched: int = 9) -> View:
-        return view(A, B, loads=(fresh(inflight_tokens=tokens), fresh()), matched=(matched, 0), blocks=10)
+        return view(A, B, loads=(fresh(inflight_tokens=tokens), fresh()), matched=(matched, 0), cacheable=10)
 
     assert keep(seen(100)) == [0]
     assert keep(seen(101)) == [0, 1]  # 1.01 s late

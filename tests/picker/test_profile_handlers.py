@@ -22,7 +22,7 @@ from xds_server.model.objects import ObjectRef
 P, P2, D, D2, E = (endpoint(1, "prefill", node="n1"), endpoint(2, "prefill", node="n2"), endpoint(3, "decode", node="n2"),
                    endpoint(4, "decode", node="n3"), endpoint(5, "encode"))  # fmt: skip
 BOTH = endpoint(6, "both")
-LONG = {"prompt": b"x" * 4096, "blocks": 16}  # 1024 tokens
+LONG = {"prompt": b"x" * 4096, "cacheable": 1024}  # 1024 tokens
 
 
 def stages(handler: dict[str, Any], *more: str, **stage: list[str]) -> Profile:
@@ -59,7 +59,7 @@ def test_prefill_is_near_decode() -> None:
         assert headers(found)[PREFILL_HEADER] == str(P2)  # on the node of D
 
 
-@pytest.mark.parametrize(("matched", "used"), [(0, True), (14, True), (15, False), (16, False)])
+@pytest.mark.parametrize(("matched", "used"), [(0, True), (896, True), (960, False), (1024, False)])
 def test_a_prefill_worker_is_used_from_a_number_of_uncached_tokens_on(matched: int, used: bool) -> None:
     found = pick(view(P, D, matched=(0, matched), **LONG), disaggregated(prefill="prefix-based-pd-decider"), "id")
     assert headers(found)[PREFILL_HEADER] == (str(P) if used else "")

@@ -109,7 +109,7 @@ FILES = st.fixed_dictionaries(
     },
 )
 SEEN = view(endpoint(1, "decode"), endpoint(2, "prefill"), endpoint(3), loads=(fresh(waiting=3), fresh(), fresh(kv_usage=0.3)),
-            matched=(2, 0, 1), blocks=2, prompt=b"x" * 600, headers={"x-session-token": "t"}, media=(1,))  # fmt: skip
+            matched=(128, 0, 64), cacheable=128, prompt=b"x" * 600, headers={"x-session-token": "t"}, media=(1,))  # fmt: skip
 
 
 def check(content: Any) -> None:

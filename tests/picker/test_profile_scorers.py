@@ -38,8 +38,8 @@ LOADS = st.builds(
 @given(st.lists(LOADS, min_size=1, max_size=4), st.data())
 def test_every_score_is_in_0_to_1(kind: str, loads: list[Load], data: st.DataObject) -> None:
     endpoints = [endpoint(i, **{"llm-d.ai__context-length-range": f"{i}-{i * 100}"}) for i in range(len(loads))]
-    blocks = data.draw(st.integers(0, 9))
-    matched = tuple(data.draw(st.integers(0, blocks)) for _ in loads)
+    whole = data.draw(st.integers(0, 576))
+    matched = tuple(data.draw(st.integers(0, whole)) for _ in loads)
     headers = data.draw(
         st.sampled_from([{}, {"x-session-token": "a"}, {"x-llm-d-slo-ttft-ms": "300"}, {"x-llm-d-slo-ttft-ms": "nan"}])
     )
@@ -47,7 +47,13 @@ def test_every_score_is_in_0_to_1(kind: str, loads: list[Load], data: st.DataObj
     found = profile(plugin(kind, **REQUIRED.get(kind, {})))
     for _ in range(2):
         seen = view(
-            *endpoints, loads=tuple(loads), matched=matched, blocks=blocks, prompt=prompt, headers=headers, media=(1, 2)
+            *endpoints,
+            loads=tuple(loads),
+            matched=matched,
+            cacheable=whole,
+            prompt=prompt,
+            headers=headers,
+            media=(1, 2),
         )
         scores = found.scorers[0][1](seen)
         assert len(scores) == len(loads)
@@ -59,7 +65,7 @@ def test_every_score_is_in_0_to_1(kind: str, loads: list[Load], data: st.DataObj
 def test_what_is_cold_goes_round() -> None:
     found = profile(plugin("no-hit-lru-scorer", lruSize=2))
     score, (after,) = found.scorers[0][1], found.after
-    cold, warm = view(A, B, C), view(A, B, C, matched=(0, 1, 0), blocks=2)
+    cold, warm = view(A, B, C), view(A, B, C, matched=(0, 64, 0), cacheable=128)
     assert score(cold) == [1, 1, 1]
     after(cold, (str(A),))
     after(warm, (str(C),))

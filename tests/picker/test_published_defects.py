@@ -17,7 +17,7 @@ from picker.facts import Decision
 from picker.inflight import LogEntry
 from picker.load import Load, parse
 from picker.picker import Picker
-from picker.prefix import BLOCK_BYTES, BLOCK_TOKENS, PrefixIndex, hash_blocks
+from picker.prefix import BLOCK_TOKENS, TOKEN_BYTES, PrefixIndex, hash_blocks
 from picker.request import InferenceRequest
 from picker.schedule import candidates
 from picker.scorers import STALE_ERRORS, known
@@ -33,7 +33,7 @@ A, B, SIX = Endpoint("10.0.0.1", 80), Endpoint("10.0.0.1", 81), Endpoint("fd00::
 
 
 def hashes(blocks: list[int]) -> list[int]:
-    return hash_blocks(b"".join(bytes([block]) * BLOCK_BYTES for block in blocks), "m")
+    return hash_blocks(b"".join(bytes([block]) * BLOCK_TOKENS * TOKEN_BYTES for block in blocks), "m")
 
 
 class Gateway:
@@ -72,7 +72,7 @@ def test_the_engines_blocks_are_counted_in_the_engines_tokens(block_tokens: int)
     blocks = 1024 // block_tokens
     gateway.signals.scraped(str(A), Load(blocks=blocks, block_tokens=block_tokens, scraped=0.0), 0.0)
     for number in range(4):
-        prompt = bytes([number]) * (BLOCK_BYTES * 10)
+        prompt = bytes([number]) * (BLOCK_TOKENS * TOKEN_BYTES * 10)
         gateway.send(str(number), prompt)
     index = gateway.picker._states["ns/p"].prefixes
     assert len(index) == 1024 // BLOCK_TOKENS

@@ -11,7 +11,7 @@ from picker.inflight import LogEntry
 from picker.latency import Speed
 from picker.load import Load, UnknownPage, parse_ranks
 from picker.picker import Ask, Picker
-from picker.prefix import BLOCK_BYTES
+from picker.prefix import BLOCK_TOKENS, TOKEN_BYTES
 from picker.profile import DEFAULT
 from picker.ranks import ABSENT, HEADER, answered, attempts, count, headers, host_port, note
 from picker.request import InferenceRequest
@@ -109,7 +109,7 @@ class World:
 
 def test_each_rank_has_requests_in_flight_and_prefixes_of_its_own() -> None:
     world = World(*ALL)
-    sent = [world.send(str(number), bytes([number]) * (4 * BLOCK_BYTES)) for number in range(4)]
+    sent = [world.send(str(number), bytes([number]) * (4 * BLOCK_TOKENS * TOKEN_BYTES)) for number in range(4)]
     assert {one.endpoints[0] for one in sent} == set(map(str, ALL))
     assert [load.inflight for load in world.signals.loads(world.name).values()] == [1] * 4
     for one in sent:
@@ -117,7 +117,7 @@ def test_each_rank_has_requests_in_flight_and_prefixes_of_its_own() -> None:
         outcome = world.signals.finished(LogEntry(id=one.id, status=200, details="via_upstream", endpoint=host_port(one.endpoints[0])))  # fmt: skip
         assert outcome is not None and outcome.endpoint == one.endpoints[0]
     assert [load.inflight for load in world.signals.loads(world.name).values()] == [0] * 4
-    again = [world.send(f"again {number}", bytes([number]) * (4 * BLOCK_BYTES)) for number in range(4)]
+    again = [world.send(f"again {number}", bytes([number]) * (4 * BLOCK_TOKENS * TOKEN_BYTES)) for number in range(4)]
     assert [one.endpoints[0] for one in again] == [one.endpoints[0] for one in sent]
     assert {one.matched_tokens for one in again} == {256}
 
@@ -228,8 +228,8 @@ def test_a_server_with_ranks_of_which_the_pool_does_not_speak_is_noted() -> None
 def test_a_fallback_is_a_candidate_also_where_only_some_have_room() -> None:
     slow = Speed((0.0, 100.0, 0.0, 0.0), slots=4.0, seconds=1.0)  # the cache of the full one would be worth waiting for
     full, free = fresh(inflight=4, running=4, speed=slow), fresh(speed=slow)
-    loads, matched, prompt = (full, free, full, full), (10, 0, 0, 0), bytes(10 * BLOCK_BYTES)
-    seen = view(A0, B1, *ranks(3), loads=loads, matched=matched, blocks=10, prompt=prompt)  # A@1 is no candidate
+    loads, matched, prompt = (full, free, full, full), (640, 0, 0, 0), bytes(10 * BLOCK_TOKENS * TOKEN_BYTES)
+    seen = view(A0, B1, *ranks(3), loads=loads, matched=matched, cacheable=640, prompt=prompt)  # A@1 is no candidate
     found = choose(seen, DEFAULT, Turn("id", priority=-1))
     assert isinstance(found, Pick)
     assert found.endpoints == (str(B1), "10.0.0.3:8000@1")

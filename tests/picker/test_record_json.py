@@ -45,7 +45,7 @@ def test_a_record_may_carry_its_configuration() -> None:
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"penstock_decision": 2}, "penstock_decision"),
+        ({"penstock_decision": 1}, "penstock_decision"),
         ({"config": "0123"}, "config"),
         ({"config": ["0123"]}, "config"),
         ({"config": {"digest": 1}}, "config"),
@@ -86,7 +86,7 @@ def test_what_is_wrong_with_a_line_harms_no_other() -> None:
         "the line is cut off, or no JSON",
         "",
         "id: must be a string, not 1",
-        "penstock_config: is 7; this version of Penstock reads 1",
+        "penstock_config: is 7; this version of Penstock reads 2",
     ]
 
 

@@ -48,13 +48,13 @@ def fresh(**what: object) -> Load:
     return Load(scraped=NOW, **what)
 
 
-def view(*loads: Load, matched: tuple[int, ...] = (), blocks: int = 0, endpoints: tuple[Endpoint, ...] = (), model: str = "m",
+def view(*loads: Load, matched: tuple[int, ...] = (), cacheable: int = 0, endpoints: tuple[Endpoint, ...] = (), model: str = "m",
          prompt: bytes = b"") -> View:  # fmt: skip
     found = endpoints or tuple(Endpoint("10.0.0.1", 8000 + i) for i in range(len(loads)))
     loads = loads or (Load(),) * len(found)
     names = [str(endpoint) for endpoint in found]
     request = InferenceRequest("/x", model=model, prompt=prompt)
-    return View(request, model, found, names, loads, matched or (0,) * len(loads), blocks, NOW)
+    return View(request, model, found, names, loads, matched or (0,) * len(loads), cacheable, NOW)
 
 
 LOADS = st.builds(
@@ -73,9 +73,11 @@ LOADS = st.builds(
 )
 
 
-@given(st.lists(LOADS, min_size=1, max_size=6), st.integers(0, 2048))
-def test_every_score_is_in_0_to_1(loads: list[Load], blocks: int) -> None:
-    seen = view(*loads, matched=tuple(min(i * 7, blocks) for i in range(len(loads))), blocks=blocks, prompt=b"x" * 999)
+@given(st.lists(LOADS, min_size=1, max_size=6), st.integers(0, 1 << 17))
+def test_every_score_is_in_0_to_1(loads: list[Load], whole: int) -> None:
+    seen = view(
+        *loads, matched=tuple(min(i * 448, whole) for i in range(len(loads))), cacheable=whole, prompt=b"x" * 999
+    )
     for scorer in ALL:
         scores = scorer(seen)
         assert len(scores) == len(loads)
@@ -122,14 +124,14 @@ def test_formulas() -> None:
     assert queue_scorer(view(fresh(waiting=5), fresh(waiting=5))) == [1, 1]
     assert running_requests_size_scorer(view(fresh(running=0), fresh(running=4))) == [1, 0]
     assert kv_cache_utilization_scorer(view(fresh(kv_usage=0.25), fresh(kv_usage=1.2))) == [0.75, 0]
-    assert prefix_cache_scorer()(view(fresh(), fresh(), matched=(0, 3), blocks=4)) == [0, 0.75]
+    assert prefix_cache_scorer()(view(fresh(), fresh(), matched=(0, 192), cacheable=256)) == [0, 0.75]
     assert prefix_cache_scorer()(view(fresh())) == [0]
-    assert prefix_cache_scorer(1.0, 128)(view(fresh(), matched=(1,), blocks=4)) == [0.25]
+    assert prefix_cache_scorer(1.0, 128)(view(fresh(), matched=(64,), cacheable=256)) == [0.25]
     assert active_request_scorer()(view(fresh(), Load(inflight=1), Load(inflight=4))) == [1, 0.75, 0]
     assert active_request_scorer(2, 0.5)(view(Load(inflight=2), Load(inflight=4), Load(inflight=3))) == [1, 0, 0.125]
     assert load_aware_scorer(10)(view(fresh(), fresh(waiting=5), fresh(waiting=99))) == [0.5, 0.25, 0]
     assert token_load_scorer(1000)(view(fresh(inflight_tokens=500), prompt=b"x" * 400)) == [0.4]
-    assert token_load_scorer(1000)(view(fresh(), matched=(1,), blocks=1, prompt=b"x" * 400)) == [1 - 36 / 1000]
+    assert token_load_scorer(1000)(view(fresh(), matched=(64,), cacheable=64, prompt=b"x" * 400)) == [1 - 36 / 1000]
 
 
 def test_lora_affinity() -> None:

@@ -21,9 +21,8 @@ PROFILE = Profile(scorers=(("predicted-latency-scorer", least_predicted_ttft, 1.
 def view(*loads: Load, matched: tuple[int, ...] = (), tokens: int = 640, model: str = "m", session: str = "") -> View:
     endpoints = [Endpoint("10.0.0.1", 8000 + i, node=f"n{i}") for i in range(len(loads))]
     request = InferenceRequest("/x", model=model, prompt=b"x" * (4 * tokens), session_id=session)
-    blocks = tokens // 64
     found = matched or (0,) * len(loads)
-    return View(request, model, endpoints, [str(one) for one in endpoints], loads, found, blocks, NOW)
+    return View(request, model, endpoints, [str(one) for one in endpoints], loads, found, tokens // 64 * 64, NOW)
 
 
 SPEEDS = st.builds(
@@ -50,7 +49,7 @@ LOADS = st.builds(
 )
 
 
-@given(st.lists(LOADS, min_size=1, max_size=6), st.integers(0, 10), st.sampled_from(["", "s"]))
+@given(st.lists(LOADS, min_size=1, max_size=6), st.integers(0, 640), st.sampled_from(["", "s"]))
 def test_scores_are_in_0_to_1_and_the_order_is_that_of_the_predictions(loads, matched, session) -> None:
     seen = view(*loads, matched=(matched,) * len(loads), session=session)
     scores = least_predicted_ttft(seen)
@@ -59,7 +58,7 @@ def test_scores_are_in_0_to_1_and_the_order_is_that_of_the_predictions(loads, ma
     assert max(scores) == 1
 
 
-@given(LOADS, st.integers(0, 9), st.integers(1, 100))
+@given(LOADS, st.integers(0, 600), st.integers(1, 100))
 def test_more_tokens_or_more_requests_are_never_faster_and_a_cached_prefix_never_slower(load, matched, more) -> None:
     (base,) = predict(view(load, matched=(matched,)))
     assert predict(view(load, matched=(matched,), tokens=640 + more))[0] >= base
@@ -78,13 +77,13 @@ def test_a_slot_is_free_exactly_where_nobody_waits_for_one(load: Load) -> None:
 
 def test_nothing_is_known_the_prefix_and_then_the_fewest_in_flight() -> None:
     assert pick(view(Load(inflight=1), Load(), Load(inflight=2)), PROFILE, "id").endpoints[0].endswith("8001")
-    assert pick(view(Load(), Load(), matched=(0, 5)), PROFILE, "id").endpoints[0].endswith("8001")
+    assert pick(view(Load(), Load(), matched=(0, 320)), PROFILE, "id").endpoints[0].endswith("8001")
 
 
 def test_a_match_is_worth_what_the_server_is_trusted_for() -> None:
     doubted = Load(speed=Speed(trust=0.0))
-    assert predict(view(doubted, matched=(10,))) == predict(view(Load()))
-    assert predict(view(Load(), matched=(10,)))[0] < predict(view(doubted, matched=(10,)))[0]
+    assert predict(view(doubted, matched=(640,))) == predict(view(Load()))
+    assert predict(view(Load(), matched=(640,)))[0] < predict(view(doubted, matched=(640,)))[0]
 
 
 def test_an_adapter_costs_where_it_is_not_loaded() -> None:
