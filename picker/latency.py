@@ -53,11 +53,18 @@ class Speed:
 
     def prefill(self, uncached_tokens: float, inflight: float, now: float, ahead: float = 0.0) -> float:
         """Until the first token, once there is a slot; `inflight` are the others, `ahead` kilotokens of them not prefilled."""
+        fixed, token = self.line(inflight)
+        return (fixed + uncached_tokens * token + ahead * self.ahead) * self.drifted(now)
+
+    def line(self, inflight: float) -> tuple[float, float]:
+        """Seconds to the first token for a prompt that is cached, and for each token that is not, as it was before any drift."""
         base, token, request, both = self.weights
         beside = min(inflight, self.slots - 1.0)
-        found = base + request * beside + uncached_tokens / 1000.0 * (token + both * beside) + ahead * self.ahead
-        drift = self.drift
-        return found if not drift else found * exp(drift * 0.5 ** (max(now - self.at, 0.0) / _FADE_RECENT))
+        return base + request * beside, (token + both * beside) / 1000.0
+
+    def drifted(self, now: float) -> float:
+        """How many times slower than that it is of late."""
+        return exp(self.drift * 0.5 ** (max(now - self.at, 0.0) / _FADE_RECENT)) if self.drift else 1.0
 
     def wait(self, inflight: float) -> float:
         """Until there is a slot: slots become free one after the other, `slots` of them in the time of one request."""

@@ -10,13 +10,22 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from picker.latency import GUESS, Speed
 
+STALE_ERRORS = 3  # scrapes that failed in a row
+FREE_SLOTS = 8  # requests that a server without a queue surely runs at once
+FEEDBACK = 0.03  # seconds from the end of a request until the next one arrives: Envoy batches its log for 20 ms
+MAX_CONCURRENCY = 100  # requests that a server is given at once which cannot be scraped, while others wait
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Load:
-    """Counts are requests; `kv_usage` is in [0, 1]; `scraped` is a time.monotonic() value, -inf before the first scrape."""
+    """Counts are requests; `kv_usage` is in [0, 1]; `scraped` is a time.monotonic() value, -inf before the first scrape.
+
+    What follows from it alone is worked out once: most of a pool's Loads stay as they are from one decision to the next.
+    """
 
     waiting: int = 0
     running: int = 0
@@ -43,6 +52,56 @@ class Load:
         """Kilotokens of ours whose prefill has probably not ended: those of a batch, or of its queue, go one after the other."""
         kilotokens, at, until = self.prefill
         return kilotokens * (until - max(now, at)) / (until - at) if until > now and until > at else 0.0
+
+    @cached_property
+    def queue(self) -> int:
+        """Requests that wait in the server's queue now: those of the scrape, corrected by what we sent and saw ending since.
+
+        A server with a queue has no free slot, so what was sent since joined the queue. One without a queue has free slots, but
+        does not say how many: it is believed to take as many more as it runs, and FREE_SLOTS at least (a slow start, as in TCP).
+        So a burst between two scrapes is never taken for idleness, and never counted twice after the next scrape.
+        """
+        sent = self.inflight - self.inflight_at_scrape
+        if self.waiting:
+            return max(0, self.waiting + sent)
+        return max(0, sent - max(self.running, FREE_SLOTS))
+
+    @cached_property
+    def line(self) -> tuple[float, float, float]:
+        """Seconds to the first token of one more request whose prompt is cached, for each token that is not, and until a slot is free."""
+        inflight = self.inflight + self.speed.foreign
+        return *self.speed.line(inflight), self.speed.wait(inflight)
+
+    @cached_property
+    def open(self) -> bool:
+        """Whether there is room for one more request while others wait."""
+        return self.has_room(crowded=True)
+
+    @cached_property
+    def open_to_probes(self) -> bool:
+        """The same for one that finds out if there is more room than is known."""
+        return self.has_room(crowded=True, probe=True)
+
+    def has_room(self, *, crowded: bool = False, share: float = 1.0, probe: bool = False) -> bool:
+        """Whether one more request would start at once, or at the latest when it gets there: a slot must not lie idle meanwhile.
+
+        An endpoint that has nothing of ours always has: whatever was learned of it, it is tried again. `crowded`: others wait, so
+        that one which has just come must not be given all of them: as many as it runs, and a few more, until its next scrape.
+        """
+        speed = self.speed
+        if not self.inflight:
+            return True
+        if speed.slots == math.inf:
+            if not crowded:
+                return True
+            return self.inflight < MAX_CONCURRENCY if self.errors >= STALE_ERRORS else self.queue < 1
+        coming = 1.0 + FEEDBACK / max(speed.seconds, 0.001)  # short requests end while the next is on its way
+        limit = speed.slots * coming * share
+        if (
+            probe and not self.waiting and self.running >= speed.slots - 0.5
+        ):  # all its slots work, and nobody waits there
+            limit = max(limit, speed.slots + 1.0)
+        return self.inflight + speed.foreign + 1.0 <= limit
 
 
 class UnknownPage(Exception):

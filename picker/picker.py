@@ -260,11 +260,11 @@ class Picker:
 
     def _dispatch(self, state: State, now: float) -> None:
         """Give turns to those that wait, as long as there is room."""
-        loads = self._signals.loads(state.pool.name).values() if state.flow.limits.enabled else ()
-        if loads and not any(room.has_room(load, crowded=True, probe=True) for load in loads):
-            return  # by far the most frequent case, and this is by far the cheapest answer to it
 
         def serve(item: Item) -> Verdict:
+            loads = self._signals.loads(state.pool.name).values() if state.flow.limits.enabled else ()
+            if loads and not any(load.open_to_probes for load in loads):
+                return "full"  # by far the most frequent case, and this is by far the cheapest answer to it
             found = self._serve(item.ask, now)
             if isinstance(found, str):
                 return found

@@ -26,7 +26,7 @@ MAX_BLOCKS = sum(
     count for _, count in STEPS
 )  # of one prompt: 524 288 tokens; what follows does not tell endpoints apart
 _SIZES = tuple(size for size, count in STEPS for _ in range(count))
-_ENDS = (0, *accumulate(_SIZES))  # tokens of so many blocks
+TOKENS = (0, *accumulate(_SIZES))  # of so many blocks: `tokens_in` for loops
 _STRUCTS = tuple((Struct(f"{size * TOKEN_BYTES}s"), size * TOKEN_BYTES, count) for size, count in STEPS)
 DEFAULT_TOKENS = 31250 * 16  # an endpoint's cache where the server does not say: 500 000 tokens
 MAX_ENDPOINT_BLOCKS = 1 << 16  # of one endpoint: 4 million tokens at least
@@ -35,12 +35,12 @@ MAX_POOL_BLOCKS = 1 << 21  # of all endpoints of one pool: a few hundred MB at w
 
 def tokens_in(blocks: int) -> int:
     """Tokens that the first blocks of any prompt have, at most MAX_BLOCKS."""
-    return _ENDS[blocks]
+    return TOKENS[blocks]
 
 
 def blocks_in(tokens: float) -> int:
     """Whole blocks that so many tokens are."""
-    return bisect_right(_ENDS, tokens) - 1
+    return bisect_right(TOKENS, tokens) - 1
 
 
 def hash_blocks(prompt: bytes, model: str, salt: str = "") -> list[int]:

@@ -10,11 +10,8 @@ from math import inf
 from xxhash import xxh3_64_intdigest
 
 from picker import ttft
-from picker.load import Load
-from picker.scorers import STALE_ERRORS, View, waiting
+from picker.scorers import View
 
-FEEDBACK = 0.03  # seconds from the end of a request until the next one arrives: Envoy batches its log for 20 ms
-MAX_CONCURRENCY = 100  # requests that a server is given at once which cannot be scraped, while others wait
 PROBES = 32  # one request in so many finds out
 
 
@@ -23,34 +20,11 @@ def curious(id_: str) -> bool:
     return xxh3_64_intdigest(id_.encode()) % PROBES == 0
 
 
-def has_room(load: Load, *, crowded: bool = False, share: float = 1.0, probe: bool = False) -> bool:
-    """Whether one more request would start at once, or at the latest when it gets there: a slot must not lie idle meanwhile.
-
-    An endpoint that has nothing of ours always has: whatever was learned of it, it is tried again. `crowded`: others wait, so
-    that one which has just come must not be given all of them: as many as it runs, and a few more, until its next scrape.
-    """
-    speed = load.speed
-    if not load.inflight:
-        return True
-    if speed.slots == inf:
-        if not crowded:
-            return True
-        return load.inflight < MAX_CONCURRENCY if load.errors >= STALE_ERRORS else waiting(load) < 1.0
-    coming = 1.0 + FEEDBACK / max(speed.seconds, 0.001)  # short requests end while the next is on its way
-    limit = speed.slots * coming * share
-    if probe and not load.waiting and load.running >= speed.slots - 0.5:  # all its slots work, and nobody waits there
-        limit = max(limit, speed.slots + 1.0)
-    return load.inflight + speed.foreign + 1.0 <= limit
-
-
-def free(view: View, *, crowded: bool = False, share: float = 1.0, probe: bool = False) -> list[bool]:
-    """For each candidate whether it has room. Most have no limit yet, or nothing to do: that is seen without a call."""
-    return [
-        not load.inflight
-        or (not crowded and load.speed.slots == inf)
-        or has_room(load, crowded=crowded, share=share, probe=probe)
-        for load in view.loads
-    ]
+def free(view: View, *, crowded: bool = False, probe: bool = False) -> list[bool]:
+    """For each candidate whether it has room."""
+    if probe:
+        return [load.open_to_probes or (not crowded and load.speed.slots == inf) for load in view.loads]
+    return [load.open or (not crowded and load.speed.slots == inf) for load in view.loads]
 
 
 def allowed(view: View, places: Sequence[bool], *, queues: bool = True) -> list[int]:

@@ -34,9 +34,13 @@ def candidates(endpoints: Sequence[Endpoint], hint: tuple[str, ...] | None) -> l
 def run(view: View, profile: Profile, request_id: str) -> Pick:
     """The candidates that pass every filter, best first, as many as the profile's picker gives. Raises NoEndpoint."""
     view = _filtered(view, profile)
-    totals = [0.0] * len(view.names)
+    totals: list[float] = []
     for _, scorer, weight in profile.scorers:
-        totals = [total + weight * score for total, score in zip(totals, scorer(view), strict=True)]
+        scores = scorer(view)
+        totals = (
+            [a + weight * b for a, b in zip(totals, scores, strict=True)] if totals else [weight * b for b in scores]
+        )
+    totals = totals or [0.0] * len(view.names)
     chosen = ranks.chosen(profile.picker, view, totals, request_id)
     return Pick(tuple([view.names[i] for i in chosen]), len(view.names), view.matched[chosen[0]])
 

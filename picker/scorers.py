@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 
 from xxhash import xxh3_64_intdigest
 
-from picker.load import Load
+from picker.load import STALE_ERRORS, Load
 from picker.request import InferenceRequest
 from xds_server.model.graph import Endpoint
 from xds_server.model.objects import LabelSelector
 
 UNKNOWN = 0.5
 STALE_AFTER = 10.0  # seconds without a scrape: idle endpoints are scraped every 4 s, and may miss one
-STALE_ERRORS = 3  # scrapes that failed in a row
-FREE_SLOTS = 8  # requests that a server without a queue surely runs at once
 NO_LOAD = Load()
 ROLE_LABEL = "llm-d.ai/role"
 
@@ -28,16 +26,8 @@ def known(load: Load, now: float) -> bool:
 
 
 def waiting(load: Load) -> float:
-    """Requests that wait in the server's queue now: those of the scrape, corrected by what we sent and saw ending since.
-
-    A server with a queue has no free slot, so what was sent since joined the queue. One without a queue has free slots, but
-    does not say how many: it is believed to take as many more as it runs, and FREE_SLOTS at least (a slow start, as in TCP).
-    So a burst between two scrapes is never taken for idleness, and never counted twice after the next scrape.
-    """
-    sent = load.inflight - load.inflight_at_scrape
-    if load.waiting:
-        return max(0, load.waiting + sent)
-    return max(0, sent - max(load.running, FREE_SLOTS))
+    """Requests that wait in the server's queue now, as far as we know."""
+    return load.queue
 
 
 def running(load: Load) -> float:
@@ -73,7 +63,7 @@ class View:
         """The same with only these candidates."""
         if len(kept) == len(self.names):
             return self
-        return View(
+        found = View(
             self.request,
             self.model,
             [self.endpoints[i] for i in kept],
@@ -85,6 +75,9 @@ class View:
             self.peer,
             self.id,
         )
+        if self.predicted is not None:
+            found.predicted = [self.predicted[i] for i in kept]
+        return found
 
 
 Filter = Callable[[View], list[int]]  # the indices to keep
@@ -232,6 +225,14 @@ def _hashes(view: View, request_id: str) -> list[int]:
     return [xxh3_64_intdigest(name.encode(), seed) for name in view.names]
 
 
+def _order(view: View, some: Sequence[int], scores: Sequence[float], request_id: str) -> list[int]:
+    """Some of the candidates, the best first. Ties break on the request and the endpoint."""
+    if len({scores[i] for i in some}) == len(some):
+        return sorted(some, key=scores.__getitem__, reverse=True)
+    seed, names = xxh3_64_intdigest(request_id.encode()), view.names
+    return [i for _, _, i in sorted([(-scores[i], xxh3_64_intdigest(names[i].encode(), seed), i) for i in some])]
+
+
 def max_score_picker(count: int = 3, good: float = 0.0) -> Picker:
     """The best first, then fallbacks: other nodes and zones before the same ones, where they are known.
 
@@ -240,13 +241,13 @@ def max_score_picker(count: int = 3, good: float = 0.0) -> Picker:
 
     def pick(view: View, scores: list[float], request_id: str) -> list[int]:
         top = max(scores)
-        ties = [i for i, score in enumerate(scores) if score == top]
-        if count == 1 and len(ties) == 1:
-            return ties
-        luck = _hashes(view, request_id)
-        order = [i for _, _, i in sorted(zip([-score for score in scores], luck, range(len(scores)), strict=True))]
-        enough = sum(score >= good * top for score in scores) if good else len(order)
-        return (_spread(view, order[:enough], count) + order[enough:])[:count]
+        least = top if count == 1 else good * top
+        enough = [i for i, score in enumerate(scores) if score >= least] if least else range(len(scores))
+        found = _spread(view, _order(view, enough, scores, request_id), count)
+        if len(found) < min(count, len(scores)):
+            rest = [i for i in range(len(scores)) if i not in found]
+            found += _order(view, rest, scores, request_id)[: count - len(found)]
+        return found
 
     return pick
 

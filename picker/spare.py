@@ -14,9 +14,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import exp, inf
 
-from picker import room
-from picker.load import Load
-from picker.scorers import FREE_SLOTS, View
+from picker.load import FREE_SLOTS, Load
+from picker.scorers import View
 
 ALONE = 30.0  # seconds without any other request: then those of negative priority have the pool for themselves
 FADE = 30.0  # seconds in which a peak falls to 1/e: bursts come again, and traffic of an hour ago does not
@@ -86,7 +85,7 @@ def places(view: View, others: Peaks, *, crowded: bool = False) -> list[bool]:
         load, cached = view.loads[i], view.matched[i] >= warm
         if cached or i in strangers:
             left = _slots(load) - others.at.get(view.names[i], 0.0)
-            found[i] = room.has_room(load, crowded=crowded, share=1.0 if cached else COLD_SHARE) and (
+            found[i] = load.has_room(crowded=crowded, share=1.0 if cached else COLD_SHARE) and (
                 load.sheddable + 1.0 <= left or not load.inflight
             )
     return found

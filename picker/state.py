@@ -9,7 +9,7 @@ from picker.flow import FlowControl
 from picker.kv_source import KvSource
 from picker.load import Load
 from picker.precise import Precise, Wanted
-from picker.prefix import PrefixIndex, tokens_in
+from picker.prefix import TOKENS, PrefixIndex
 from picker.profile import Own
 from picker.record import Config, config_of
 from picker.stage import Profile
@@ -82,8 +82,8 @@ class State:
             found = self.precise.match(hashes, found, now)
         if not found:
             return [0] * len(names)
-        tokens = {name: tokens_in(blocks) for name, blocks in found.items()}
-        return [tokens.get(name, 0) for name in names]
+        blocks = found.get
+        return [TOKENS[blocks(name, 0)] for name in names]
 
     def sent(self, decision: Decision, beside: Sequence[str], hashes: Sequence[int], told: Load, now: float) -> Wanted:
         """A request goes to its first endpoint, and its prompt to those `beside`. Gives whether to ask a tokenizer."""

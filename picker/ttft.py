@@ -23,17 +23,20 @@ def predict(view: View) -> list[float]:
     """Seconds from the decision to the first token, for every candidate. Worked out once for a View."""
     if view.predicted is not None:
         return view.predicted
-    prompt, now, swaps = view.request.prompt_tokens, view.now, _swaps(view)
+    prompt, now = view.request.prompt_tokens, view.now
     found = []
-    for load, matched, swap in zip(view.loads, view.matched, swaps, strict=True):
-        speed, inflight = load.speed, load.inflight + load.speed.foreign
-        uncached = prompt - min(matched, prompt) * speed.trust
-        seconds = speed.prefill(uncached, inflight, now, load.ahead(now) if load.prefill[2] > now else 0.0)
+    for load, matched in zip(view.loads, view.matched, strict=True):
+        speed, (seconds, token, wait) = load.speed, load.line
+        seconds += (prompt - min(matched, prompt) * speed.trust if matched else prompt) * token
+        if load.prefill[2] > now:
+            seconds += load.ahead(now) * speed.ahead
+        if speed.drift:
+            seconds *= speed.drifted(now)
         if load.utilization:  # a busy accelerator is slow, until we know how slow it is
             seconds *= 1.0 + load.utilization * _NOT_YET_LEARNED / (_NOT_YET_LEARNED + speed.seen)
-        if inflight + 1.0 > speed.slots:
-            seconds += speed.wait(inflight)
-        found.append(seconds + swap)
+        found.append(seconds + wait)
+    if any(load.max_loras for load in view.loads):
+        found = [seconds + swap for seconds, swap in zip(found, _swaps(view), strict=True)]
     view.predicted = found
     return found
 
@@ -45,7 +48,7 @@ def free(view: View) -> list[bool]:
 
 def drain(view: View) -> list[float]:
     """Seconds until the candidate has a slot for one more request; 0 where one is free."""
-    return [load.speed.wait(others(load)) for load in view.loads]
+    return [load.line[2] for load in view.loads]
 
 
 def least_predicted_ttft(view: View) -> list[float]:
@@ -59,7 +62,7 @@ def least_predicted_ttft(view: View) -> list[float]:
         seed = xxh3_64_intdigest(view.request.session_id.encode())
         costs[max(range(len(costs)), key=lambda i: xxh3_64_intdigest(view.names[i].encode(), seed))] *= 1.0 - _FAITHFUL
     least = max(min(costs, default=0.0), _LEAST)
-    return [least / max(cost, _LEAST) for cost in costs]
+    return [least / cost if cost > _LEAST else 1.0 for cost in costs]
 
 
 def _swaps(view: View) -> list[float]:

@@ -8,10 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from picker.flow import MAX_CONCURRENCY, MAX_RETRY_AFTER, Drain, FlowControl, Verdict, admit, causes, saturation
 from picker.limits import Band, Limits
-from picker.load import Load
+from picker.load import FREE_SLOTS, Load
 from picker.plugins.flow_control import Thresholds
 from picker.queues import Item
-from picker.scorers import FREE_SLOTS
 
 NOW = 9.0
 

@@ -15,12 +15,12 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from picker.ask import Ask, target_model
 from picker.facts import Decision
 from picker.inflight import LogEntry
-from picker.load import Load, parse
+from picker.load import STALE_ERRORS, Load, parse
 from picker.picker import Picker
 from picker.prefix import BLOCK_TOKENS, TOKEN_BYTES, PrefixIndex, hash_blocks
 from picker.request import InferenceRequest
 from picker.schedule import candidates
-from picker.scorers import STALE_ERRORS, known
+from picker.scorers import known
 from picker.session import Event, ExtProcSession, RequestBody, RequestHeaders
 from picker.signals import Signals
 from picker.wire import decode, encode

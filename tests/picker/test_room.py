@@ -5,11 +5,13 @@ from typing import Any
 from hypothesis import given, strategies as st
 
 from picker.latency import Speed
-from picker.load import Load
+from picker.load import FREE_SLOTS, MAX_CONCURRENCY, STALE_ERRORS, Load
 from picker.request import InferenceRequest
-from picker.room import MAX_CONCURRENCY, after_slot, allowed, curious, free, has_room, in_time
-from picker.scorers import FREE_SLOTS, STALE_ERRORS, View
+from picker.room import after_slot, allowed, curious, free, in_time
+from picker.scorers import View
 from xds_server.model.graph import Endpoint
+
+has_room = Load.has_room
 
 
 def load(inflight: int, slots: float = 8.0, **speed: Any) -> Load:
@@ -65,6 +67,8 @@ def test_free_is_has_room_and_whoever_has_room_is_allowed(loads: list[Load]) -> 
     found = view(*loads)
     places = free(found)
     assert places == [has_room(one) for one in loads]
+    for how in ({"crowded": True}, {"probe": True}, {"crowded": True, "probe": True}):
+        assert free(found, **how) == [has_room(one, **how) for one in loads]
     chosen = allowed(found, places)
     assert bool(chosen) == any(places)
     assert set(chosen) >= {i for i, has in enumerate(places) if has}

@@ -46,7 +46,9 @@ def test_who_drains_serves_only_when_nobody_else_does() -> None:
 def view(loads: dict[Endpoint, Load], matched: dict[Endpoint, int] | None = None, cacheable: int = 4) -> View:
     found = list(loads)
     matches = [(matched or {}).get(one, 0) for one in found]
-    return View(InferenceRequest("/x"), "m", found, list(map(str, found)), list(loads.values()), matches, cacheable, 1.0)
+    return View(
+        InferenceRequest("/x"), "m", found, list(map(str, found)), list(loads.values()), matches, cacheable, 1.0
+    )
 
 
 def test_the_cached_prefix_wins_among_equals_and_loses_to_a_long_queue() -> None:

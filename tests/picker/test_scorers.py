@@ -3,12 +3,10 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from picker.load import Load
+from picker.load import FREE_SLOTS, STALE_ERRORS, Load
 from picker.request import InferenceRequest
 from picker.scorers import (
-    FREE_SLOTS,
     STALE_AFTER,
-    STALE_ERRORS,
     View,
     active_request_scorer,
     kv_cache_utilization_scorer,

@@ -5,7 +5,7 @@ from hypothesis import given, strategies as st
 from picker.latency import Speed
 from picker.load import Load
 from picker.request import InferenceRequest
-from picker.room import free, has_room
+from picker.room import free
 from picker.scorers import View
 from picker.spare import ALONE, FADE, Others, places
 from xds_server.model.graph import Endpoint
@@ -127,5 +127,5 @@ def test_batch_goes_only_where_there_is_room_and_an_idle_pool_always_has_some(
 ) -> None:
     spare = busy(*[others] * len(loads))
     found = spare.places(view(*loads), later)
-    assert all(has_room(one) for one, has in zip(loads, found, strict=True) if has)
+    assert all(one.has_room() for one, has in zip(loads, found, strict=True) if has)
     assert any(spare.places(idle(len(loads)), later))
