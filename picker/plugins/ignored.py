@@ -12,7 +12,7 @@ BUILT_IN: Mapping[str, str] = {
     "passthrough-parser": _PARSED,
     "sglanghttp-parser": _PARSED,
     "vllmhttp-parser": _PARSED,
-    "approx-prefix-cache-producer": "blocks of 64 tokens; each server's own cache size where it tells it",
+    "approx-prefix-cache-producer": "blocks of 64 tokens and more; each server's own cache size where it tells it",
     "inflight-load-producer": "requests in flight are counted here",
     "session-id-producer": "the usual headers that name a session are read",
     "agent-identity": "the usual headers that name a session are read",
