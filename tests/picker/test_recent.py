@@ -20,20 +20,22 @@ STEPS = st.tuples(st.sampled_from(["add", "settle", "forget"]), CHAINS, st.float
 def test_what_is_recent_was_sent_lately_and_not_settled(steps: list, asked: tuple[int, ...], known: int) -> None:
     recent, now = Recent(SECONDS), 1.0
     sent: dict[int, float] = {}
+    requests: dict[tuple[int, ...], float] = {}
     for what, blocks, passed in steps:
         now += passed
         match what:
             case "add":
                 recent.add("a", chain(blocks), now)
                 sent |= dict.fromkeys(chain(blocks), now)
+                requests[blocks] = now
             case "settle":  # the latest request of this chain ends
-                at = sent.get(chain(blocks)[-1])
+                at = requests.pop(blocks, None)
                 if at is not None:
                     recent.settle("a", chain(blocks), at)
                     sent = {one: when for one, when in sent.items() if one not in chain(blocks) or when != at}
             case "forget":
                 recent.forget("a")
-                sent = {}
+                sent, requests = {}, {}
     expected = 0
     while expected < len(asked) and sent.get(chain(asked)[expected], -9.0) >= now - SECONDS:
         expected += 1
