@@ -37,7 +37,7 @@ def requests(count: int, traced: int = 20) -> list[tuple[Decision, Outcome]]:
         trace = NO_TRACE if n % traced else tracing.of(f"id-{n}", {})
         decided = (16, 800, 16 * (n % 50), size, seconds)
         decision = Decision(f"id-{n}", 1.0, *common, (endpoint,), *decided, trace=trace)
-        figures = {"duration": 0.4 + tokens / 50, "ttft": 0.1 + n % 40 / 50, "queue": 0.0}
+        figures = {"duration": 0.4 + tokens / 50, "ttft": 0.1 + n % 40 / 50, "queue": 0.0003}
         usage = {"input_tokens": 812, "cached_tokens": 640, "output_tokens": tokens, "predicted_cached_tokens": 600}
         sizes = {
             "request_bytes": size,

@@ -36,7 +36,7 @@ CLASSES: Mapping[Reason, str] = MappingProxyType(
 )
 # Who ended it, after a first byte that came from the model: its time to first token is real.
 SERVED: Mapping[Reason, str] = MappingProxyType({"stream_aborted": "upstream", "client_cancelled": "client"})
-FOLD = 128  # requests until observations are put into their buckets; a scrape does it too
+FOLD = 256  # requests until observations are put into their buckets; a scrape does it too
 
 
 class Requests:
