@@ -129,3 +129,26 @@ async def test_a_forged_model_header_does_not_choose_the_route(gateway: World) -
 async def test_an_unknown_path_is_404(gateway: World, method: str) -> None:
     answer = await gateway.send(method, "/nowhere")
     assert (answer.status, error_of(answer)["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "kind"),
+    [
+        ("/v1/messages", b"{not json", 400, "invalid_request_error"),
+        ("/any/v1/messages", b"{not json", 400, "invalid_request_error"),
+        ("/v1/messages?beta=true", b'{"messages":[]}', 400, "invalid_request_error"),
+        ("/v1/messages/count_tokens", b'{"model":"nobody","messages":[]}', 404, "not_found_error"),
+        ("/nowhere/messages", b"{}", 404, "not_found_error"),
+        ("/v1/messages", GOOD + b" " * LIMIT, 413, "request_too_large"),
+        ("/any/v1/messages", GOOD + b" " * LIMIT, 413, "request_too_large"),
+    ],
+)
+async def test_who_speaks_the_messages_api_is_answered_in_it(
+    gateway: World, path: str, body: bytes, status: int, kind: str
+) -> None:
+    answer = await send(gateway, path, body, JSON)
+    assert answer.status == status, answer
+    assert answer.header("content-type").startswith("application/json")
+    found = json.loads(answer.body)
+    assert (found["type"], found["error"]["type"]) == ("error", kind)
+    assert found["error"]["message"] and set(found["error"]) == {"type", "message"}

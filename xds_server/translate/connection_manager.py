@@ -57,7 +57,7 @@ def connection_manager(
         rds=Rds(config_source=ads(), route_config_name=name),
         http_filters=http_filters(chain, plane, ours=ours),
         access_log=[access_log()] if ours else [],
-        local_reply_config=replies.openai() if models else None,
+        local_reply_config=replies.local() if models else None,
         early_header_mutation_extensions=[_strip_reserved(ours=ours)],
         upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
         use_remote_address=True,

@@ -116,7 +116,7 @@ def _asking(pool: Backend, plane: DataPlane) -> HttpConnectionManager:
     ours = [] if pool.picker else [*inference.telling(plane), restore.awake()]
     found = _manager(pool, [answered, _to_pool(pool, patience)], [*ours, inference.asking(pool, plane)])
     found.access_log = [] if pool.picker else [access_log()]
-    found.local_reply_config = replies.openai(asking=True, last=len(_steps(pool)) == 1)
+    found.local_reply_config = replies.local(asking=True, last=len(_steps(pool)) == 1)
     return found
 
 
@@ -127,7 +127,7 @@ def _manager(pool: Backend, routes: list[Route], filters: list[HttpFilter]) -> H
             name=pool.cluster, virtual_hosts=[VirtualHost(name="*", domains=["*"], routes=routes)]
         ),
         http_filters=[*filters, router()],
-        local_reply_config=replies.openai(),
+        local_reply_config=replies.local(),
         upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
         server_header_transformation=ServerHeader.PASS_THROUGH,
     )

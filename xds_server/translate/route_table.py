@@ -22,7 +22,6 @@ from xds_server.translate import replies
 from xds_server.translate.chain import by_model
 from xds_server.translate.encode import embed
 from xds_server.translate.filters import on_table
-from xds_server.translate.headers import option
 from xds_server.translate.route import match, reply
 
 _VIRTUAL_HOSTS, _ROUTES = 2, 3  # field numbers in RouteConfiguration and VirtualHost
@@ -114,7 +113,5 @@ def _explain(path: PathMatch) -> tuple[bytes, bytes]:
 def _refuse(path: PathMatch, header: HeaderMatcher, message: str) -> bytes:
     posted = match(HTTPMatch(path=path, method="POST"))
     posted.headers.append(header)
-    body = replies.error_text(message, "invalid_request_error", "bad_request")
-    found = EnvoyRoute(name="penstock/bad-request", match=posted, direct_response=reply(400, body))
-    found.response_headers_to_add = [option("content-type", "application/json")]  # Envoy says text/plain
-    return bytes(found)
+    refused = reply(replies.BAD_REQUEST, message)
+    return bytes(EnvoyRoute(name="penstock/bad-request", match=posted, direct_response=refused))
