@@ -66,6 +66,6 @@ async def test_decisions_are_listed_and_explained_where_they_are_kept() -> None:
         answer = await client.get("/decisions?limit=2")
         assert [one["id"] for one in (await answer.json())["decisions"]] == ["id-2", "id-1"]
         found = await (await client.get("/decisions/id-1")).json()
-        assert (found["id"], found["penstock_decision"], len(found["explanation"]["stages"])) == ("id-1", 1, 1)
+        assert (found["id"], found["penstock_decision"], len(found["explanation"]["stages"])) == ("id-1", 2, 1)
     async with serving() as client:
         assert (await client.get("/decisions")).status == 404
