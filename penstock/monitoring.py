@@ -3,9 +3,11 @@
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from penstock.arguments import Parser
+from penstock.durations import duration, in_seconds
 from penstock.process import UserError
 
 _ENDPOINT = "https://monitoring.googleapis.com"
@@ -40,14 +42,27 @@ def dashboards_options(command: Parser) -> None:
 def verify_options(command: Parser) -> None:
     command.description = (
         "Runs the query of every panel and alert against a Prometheus and names what finds nothing. Exit status 1 if anything is empty "
-        "that should not be in a gateway that is well."
+        "that should not be in a gateway that is well. With --draw, a page of all boards as well: to see them without Grafana, or to "
+        "keep from a test."
     )
     option = command.add_argument
     option(
         "--prometheus", required=True, metavar="URL", help="e.g. http://prometheus:9090, or what speaks its HTTP API"
     )
     option(
-        "--window", default="5m", metavar="DURATION", help="of the rates (default: %(default)s): at least four scrapes"
+        "--window",
+        type=duration,
+        default="5m",
+        metavar="DURATION",
+        help="of the rates (default: %(default)s): at least four scrapes",
+    )
+    option("--draw", type=Path, metavar="FILE", help="write every board there as one HTML page that needs nothing else")
+    option(
+        "--since",
+        type=duration,
+        default="1h",
+        metavar="DURATION",
+        help="how far back that page goes (default: %(default)s)",
     )
     option("--header", action="append", default=[], metavar="NAME:VALUE", help="to send along, e.g. for authorisation")
     option("--strict", action="store_true", help="what may be empty in a gateway that is well counts, too")
@@ -103,18 +118,19 @@ def _session(endpoint: str) -> Any:
 
 
 def _verify(given: argparse.Namespace) -> int:
+    from observability.asking import Prometheus, QueryError  # noqa: PLC0415
     from observability.dashboards.alerts import alerts  # noqa: PLC0415
     from observability.dashboards.files import boards  # noqa: PLC0415
-    from observability.verify import QueryError, prometheus, verify  # noqa: PLC0415
+    from observability.verify import verify  # noqa: PLC0415
 
     headers = dict(_header(each) for each in given.header)
-    ask = prometheus(given.prometheus, headers)
+    server = Prometheus(given.prometheus, headers)
     try:
-        ask("vector(1)")
+        server.values("vector(1)")
     except QueryError as error:
         raise UserError(f"--prometheus {given.prometheus}: {error}") from error
     every = boards()
-    found = list(verify(ask, every, alerts(), given.window))
+    found = list(verify(server.values, every, alerts(), given.window))
     bad = [each for each in found if given.strict or not each.allowed]
     for each in found:
         print(each)
@@ -123,6 +139,10 @@ def _verify(given: argparse.Namespace) -> int:
         f"{panels} panels and {len(alerts())} alerts: {len(bad)} problems, {len(found) - len(bad)} allowed",
         file=sys.stderr,
     )
+    if given.draw:
+        from penstock.drawing import draw  # noqa: PLC0415
+
+        draw(given.draw, server, found, source=given.prometheus, since=in_seconds(given.since), window=given.window)
     return 1 if bad else 0
 
 

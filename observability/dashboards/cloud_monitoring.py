@@ -66,7 +66,7 @@ def _chart(panel: Panel) -> dict[str, Any]:
     sets = [
         {
             "timeSeriesQuery": _series_query(query, panel.unit),
-            "plotType": "STACKED_AREA" if panel.kind == "stacked" else "LINE",
+            "plotType": "STACKED_AREA" if panel.kind == "stacked" and not query.over else "LINE",
             "legendTemplate": re.sub(r"\{\{(\w+)\}\}", r"${metric.labels.\1}", query.legend),
             "targetAxis": "Y1",
         }

@@ -7,6 +7,7 @@ from observability.dashboards.model import Board, Panel, Row, filled, placed
 
 _UNITS = {"s": "s", "By": "bytes", "10^2.%": "percentunit", "1/s": "reqps", "{token}/s": "short", "{token}": "short"}
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+_OVER = [{"id": "custom.stacking", "value": {"mode": "none"}}, {"id": "custom.fillOpacity", "value": 0}]
 _FILTERS = {"pool": 'pool=~"$pool"', "model_name": 'model_name=~"$model"'}
 
 
@@ -51,5 +52,8 @@ def _panel(panel: Panel) -> dict[str, Any]:
             "scaleDistribution": {"type": "log", "log": 10} if panel.log_scale else {"type": "linear"},
             "thresholdsStyle": {"mode": "line" if panel.thresholds else "off"},
             "stacking": {"mode": "normal" if panel.kind == "stacked" else "none", "group": "A"},
+            "fillOpacity": 25 if panel.kind == "stacked" else 0,
         }
-    return {"datasource": _SOURCE, "targets": targets, "fieldConfig": {"defaults": defaults, "overrides": []}}
+    over = [target["refId"] for target, query in zip(targets, panel.queries, strict=True) if query.over]
+    overrides = [{"matcher": {"id": "byFrameRefID", "options": ref}, "properties": _OVER} for ref in over]
+    return {"datasource": _SOURCE, "targets": targets, "fieldConfig": {"defaults": defaults, "overrides": overrides}}

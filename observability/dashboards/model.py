@@ -25,10 +25,11 @@ class BadQueryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """`legend` may name labels as `{{label}}`."""
+    """`legend` may name labels as `{{label}}`. `over` a stack it is a line that is not stacked."""
 
     promql: str
     legend: str = ""
+    over: bool = False
 
 
 @dataclass(frozen=True, slots=True)

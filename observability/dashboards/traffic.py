@@ -1,5 +1,7 @@
 """Boards of what is served: overview, model and pool, endpoints, flow control."""
 
+from dataclasses import replace
+
 from observability import catalogue as c
 from observability.dashboards.model import Board, Panel, Query, Row, Threshold, Unit
 from observability.dashboards.objectives import AVAILABILITY, TPOT, TTFT
@@ -130,6 +132,7 @@ def model_and_pool() -> Board:
     """Where the time of one model's requests goes, and how versions of it compare."""
     requests = rate(_DURATION, where=GOOD, suffix="_count")
     stages = Query(f"{rate(c.STAGE_SECONDS_TOTAL, 'stage')} / on() group_left() {requests}", "{{stage}}")
+    whole = replace(mean(_DURATION, where=GOOD), over=True)
     upstream = quantiles(c.UPSTREAM_TIME_TO_FIRST_TOKEN_SECONDS)
     target, model = "target_model_name", "model_name"
     errors = share(
@@ -141,7 +144,7 @@ def model_and_pool() -> Board:
     time = Row(
         *("Where the time goes", "Seconds of the average request, by stage: they add up to its duration"),
         (
-            Panel("Stages of a request", (stages, mean(_DURATION, where=GOOD)), "s", kind="stacked", width=32),
+            Panel("Stages of a request", (stages, whole), "s", kind="stacked", width=32),
             Panel("TTFT of the servers alone, streams", upstream, "s", log_scale=True, empty=STREAMED),
             *_times(),
         ),

@@ -166,7 +166,7 @@ def slo() -> Board:
 
 def _objective(objective: Objective) -> Row:
     empty = "" if objective is AVAILABILITY else STREAMED
-    goal = Threshold(objective.goal, f"objective {objective.goal:g}", below=True)
+    goal = Threshold(objective.goal, f"objective {objective.goal * 100:g} %", below=True)
     good = Query(f"1 - ({objective.ratio('$window', '$selector', by='')})", "good")
     left = Query(f"1 - ({objective.ratio('28d', '$selector', by='')}) / {objective.budget:g}", "left")
     burn = tuple(

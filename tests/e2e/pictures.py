@@ -1,0 +1,60 @@
+"""Pictures of the boards for docs/: the mix of traffic for a while, a real Prometheus, `penstock verify --draw`, a headless Chromium.
+
+    python -m tests.e2e.pictures [FOLDER] [--seconds 240]
+
+Writes boards.html and one PNG per board into FOLDER (default: docs/boards without the page, which is large).
+"""
+
+import argparse
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+
+from observability.dashboards.files import boards
+from penstock.cli import main as penstock
+from tests.e2e.mix import mix, traffic
+from tests.e2e.prometheus import prometheus
+from tests.observability.console.browser import rendered
+
+DOCS = Path(__file__).parents[2] / "docs" / "boards"
+SIZES = {"overview": 2500}  # heights in pixels, where the default is not that of the board
+DARK = "flow-control"  # one is shown as it is at night
+
+
+async def draw(page: Path, seconds: float) -> int:
+    """What `penstock verify` ends with."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "prometheus").mkdir()
+        async with (
+            mix(folder / "manifests") as (gateway, _servers, acts),
+            prometheus(folder / "prometheus", gateway.gateway.settings.telemetry) as found,
+            traffic(gateway, *acts),
+        ):
+            await asyncio.sleep(seconds)
+            since = f"{int(seconds)}s"
+            arguments = ["verify", "--prometheus", found.url, "--window", "10s", "--strict"]
+            return await asyncio.to_thread(penstock, [*arguments, "--draw", str(page), "--since", since])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=DOCS)
+    parser.add_argument("--seconds", type=float, default=240.0)
+    given = parser.parse_args()
+    given.folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        page = Path(name) / "boards.html"
+        status = asyncio.run(draw(page, given.seconds))
+        for board in boards():
+            url = f"file://{page}#{board.name}"
+            size = f"1200,{SIZES.get(board.name, 1500)}"
+            rendered(url, picture=given.folder / f"{board.name}.png", size=size, dark=board.name == DARK)
+        if given.folder != DOCS:
+            shutil.copy(page, given.folder)
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()
