@@ -16,9 +16,9 @@ _SCOPE = "https://www.googleapis.com/auth/monitoring"
 
 def dashboards_options(command: Parser) -> None:
     command.description = (
-        "Makes the boards and alert policies of a Google Cloud project like ours (apply), or says what differs (diff; exit status 1 if "
-        "anything does). They are found by their labels; notification channels and whatever else is there stay. Credentials: those "
-        "that `gcloud auth application-default login` or the workload's identity gives."
+        "Makes the boards, alert policies and service level objectives of a Google Cloud project like ours (apply), or says what differs "
+        "(diff; exit status 1 if anything does). They are found by their labels; notification channels and whatever else is there stay. "
+        "Credentials: those that `gcloud auth application-default login` or the workload's identity gives."
     )
     option = command.add_argument
     option("action", choices=("apply", "diff"))
@@ -30,6 +30,7 @@ def dashboards_options(command: Parser) -> None:
         help="of the API (default: %(default)s); http:// needs no credentials",
     )
     option("--no-alerts", action="store_true", help="leave alert policies alone")
+    option("--no-objectives", action="store_true", help="leave services and their objectives alone")
     option(
         "--runbooks",
         default="docs/runbooks",
@@ -81,7 +82,8 @@ def _told(act: Callable[[argparse.Namespace], int], given: argparse.Namespace) -
 def _dashboards(given: argparse.Namespace) -> int:
     from observability.dashboards import cloud_monitoring  # noqa: PLC0415  the gateway itself starts without all this
     from observability.dashboards.files import boards, policies  # noqa: PLC0415
-    from observability.project import DASHBOARDS, POLICIES, Project, ProjectError  # noqa: PLC0415
+    from observability.dashboards.objectives import OBJECTIVES  # noqa: PLC0415
+    from observability.project import DASHBOARDS, POLICIES, SERVICES, SLOS, Project, ProjectError  # noqa: PLC0415
 
     project = Project(given.project, _session(given.endpoint), given.endpoint)
     ours: list[tuple[Any, list[dict[str, Any]]]] = [
@@ -89,6 +91,9 @@ def _dashboards(given: argparse.Namespace) -> int:
     ]
     if not given.no_alerts:
         ours.append((POLICIES, policies(given.runbooks.rstrip("/"))))
+    if not given.no_objectives:
+        ours.append((SERVICES, [cloud_monitoring.service()]))
+        ours.append((SLOS, [cloud_monitoring.objective(each) for each in OBJECTIVES]))
     try:
         changes = [change for kind, bodies in ours for change in project.changes(kind, bodies)]
         for change in changes:

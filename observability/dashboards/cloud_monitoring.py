@@ -99,6 +99,11 @@ def policy(alert: Alert, runbook: str) -> dict[str, Any]:
     }
 
 
+def service() -> dict[str, Any]:
+    """google.monitoring.v3.Service as JSON: what the objectives are of. The label also names it."""
+    return {"displayName": "Penstock", "custom": {}, "userLabels": {"penstock": "penstock"}}
+
+
 def objective(found: Objective) -> dict[str, Any]:
     """google.monitoring.v3.ServiceLevelObjective as JSON, over all pools."""
     chosen = f'resource.type="{_DOMAIN.split(".", maxsplit=1)[0]}_target"'

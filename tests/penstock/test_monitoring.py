@@ -35,10 +35,18 @@ def test_diff_says_what_apply_would_do_and_fails_until_it_is_done(
     assert {method for method, _ in fake.calls[calls:]} == {"GET"}
 
 
-def test_without_alerts_only_boards_are_touched(fake: FakeMonitoring) -> None:
-    assert run(fake, "apply", "--no-alerts") == 0
+def test_without_alerts_and_objectives_only_boards_are_touched(fake: FakeMonitoring) -> None:
+    assert run(fake, "apply", "--no-alerts", "--no-objectives") == 0
     assert {name.split("/")[2] for name in fake.objects} == {"dashboards"}
     assert len(fake.objects) == 8
+
+
+def test_objectives_are_made_below_their_service_in_one_go(
+    fake: FakeMonitoring, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(fake, "apply") == 0
+    assert "+ Decisions within 10 ms, 99 %: is not there" in capsys.readouterr().out
+    assert sum("/serviceLevelObjectives/" in name for name in fake.objects) == 4
 
 
 def test_a_refusal_is_one_line(fake: FakeMonitoring, capsys: pytest.CaptureFixture[str]) -> None:
