@@ -1,9 +1,10 @@
 """`penstock verify --draw`: every board as one page."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import urlsplit, urlunsplit
 
 from observability.asking import Prometheus
@@ -16,14 +17,23 @@ from penstock.durations import in_seconds
 from penstock.process import UserError
 
 
-def draw(file: Path, server: Prometheus, found: Iterable[Finding], *, source: str, since: int, window: str) -> None:
+def draw(
+    file: Path,
+    server: Prometheus,
+    found: Iterable[Finding],
+    *,
+    source: str,
+    since: int,
+    window: str,
+    prices: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Asks for the last `since` seconds and writes the page; `source` is the server's URL, for people. Raises UserError."""
     drawn, every = span(time.time(), since), boards()
     # A rate over less than a step would not see what happened in between.
     window = window if in_seconds(window) >= drawn.step else f"{drawn.step}s"
     style = (files("observability.pictures") / "page.css").read_text(encoding="utf-8")
     about = About(without_secrets(source), drawn, window, tuple(found))
-    text = page(about, every, gather(server.along, every, drawn, window), style)
+    text = page(about, every, gather(server.along, every, drawn, window, prices), style)
     try:
         file.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -1,6 +1,7 @@
 """Two commands: boards and alert policies in Cloud Monitoring (`penstock dashboards`); whether there is data behind them (`verify`)."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,13 @@ def verify_options(command: Parser) -> None:
         default="1h",
         metavar="DURATION",
         help="how far back that page goes (default: %(default)s)",
+    )
+    option(
+        "--prices",
+        type=prices,
+        default={},
+        metavar="INPUT,CACHED,OUTPUT",
+        help="of a million tokens, for what that page shows in money (default: 0,0,0)",
     )
     option("--header", action="append", default=[], metavar="NAME:VALUE", help="to send along, e.g. for authorisation")
     option("--strict", action="store_true", help="what may be empty in a gateway that is well counts, too")
@@ -147,8 +155,19 @@ def _verify(given: argparse.Namespace) -> int:
     if given.draw:
         from penstock.drawing import draw  # noqa: PLC0415
 
-        draw(given.draw, server, found, source=given.prometheus, since=in_seconds(given.since), window=given.window)
+        about = {"source": given.prometheus, "since": in_seconds(given.since), "window": given.window}
+        draw(given.draw, server, found, **about, prices=given.prices)
     return 1 if bad else 0
+
+
+def prices(text: str) -> dict[str, str]:
+    """An argparse type: three numbers, by the variables of the boards."""
+    from observability.dashboards.model import PRICES  # noqa: PLC0415
+
+    found = text.split(",")
+    if len(found) != len(PRICES) or not all(re.fullmatch(r"\d+(\.\d+)?", each) for each in found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not three prices; write e.g. 0.15,0.03,0.6")
+    return dict(zip(PRICES, found, strict=True))
 
 
 def _header(text: str) -> tuple[str, str]:

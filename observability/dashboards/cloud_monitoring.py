@@ -3,6 +3,7 @@ only the fields that the published protos know.
 """
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from observability.dashboards.alerts import Alert
@@ -14,9 +15,13 @@ _DOMAIN = "prometheus.googleapis.com"
 
 
 def dashboard(board: Board) -> dict[str, Any]:
-    """google.monitoring.dashboard.v1.Dashboard as JSON. The label names the board: `penstock dashboards` finds it by that."""
+    """google.monitoring.dashboard.v1.Dashboard as JSON. The label names the board: `penstock dashboards` finds it by that.
+
+    Without what needs prices: its variables are labels, and cannot be numbers.
+    """
     tiles = []
-    for item, place in placed(board.rows, header=4):
+    unpriced = (replace(row, panels=tuple(each for each in row.panels if not each.priced)) for row in board.rows)
+    for item, place in placed(tuple(row for row in unpriced if row.panels), header=4):
         if isinstance(item, Row):
             widget: dict[str, Any] = {"sectionHeader": {"subtitle": item.subtitle, "dividerBelow": True}}
         else:

@@ -139,6 +139,9 @@ def model_and_pool() -> Board:
         f"({rate(c.REQUEST_ERRORS_TOTAL, target)} or 0 * {rate(c.REQUESTS_TOTAL, target)})",
         rate(c.REQUESTS_TOTAL, target),
     )
+    # Normalised time per output token, of all tokens together: the wait counts, too.
+    answers = rate(c.TOKENS_TOTAL, model, 'type="output"')
+    per_token = Query(f"{rate(_DURATION, model, GOOD, '_sum')} / {answers}", names(model))
     prompts = rate(c.TOKENS_TOTAL, model, 'type="input"')
     cached = rate(c.TOKENS_TOTAL, model, 'type="cached_input"') + " / " + prompts
     time = Row(
@@ -146,7 +149,8 @@ def model_and_pool() -> Board:
         (
             Panel("Stages of a request", (stages, whole), "s", kind="stacked", width=32),
             Panel("TTFT of the servers alone, streams", upstream, "s", log_scale=True, empty=STREAMED),
-            *_times(),
+            *(replace(panel, width=12) for panel in _times()),
+            Panel("Duration per output token, mean", (per_token,), "s", width=12),
         ),
     )
     versions = Row(

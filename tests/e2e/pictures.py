@@ -19,6 +19,7 @@ from tests.observability.console.browser import rendered
 
 DOCS = Path(__file__).parents[2] / "docs" / "boards"
 SIZES = {"overview": 2500}  # heights in pixels, where the default is not that of the board
+PRICES = "0.15,0.03,0.6"  # of a million tokens, in no currency
 DARK = "flow-control"  # one is shown as it is at night
 
 
@@ -34,7 +35,7 @@ async def draw(page: Path, seconds: float) -> int:
         ):
             await asyncio.sleep(seconds)
             since = f"{int(seconds)}s"
-            arguments = ["verify", "--prometheus", found.url, "--window", "10s", "--strict"]
+            arguments = ["verify", "--prometheus", found.url, "--window", "10s", "--strict", "--prices", PRICES]
             return await asyncio.to_thread(penstock, [*arguments, "--draw", str(page), "--since", since])
 
 

@@ -42,6 +42,13 @@ def test_rates_over_a_week_leave_out_nothing_between_two_steps(tmp_path: Path) -
     assert any("[3360s]" in promql for promql in server.asked)
 
 
+def test_prices_are_in_the_queries(tmp_path: Path) -> None:
+    server = drawn(
+        tmp_path / "boards.html", prices={"input_price": "0.15", "cached_price": "0.03", "output_price": "0.6"}
+    )
+    assert any("* (0.03 - 0.15)" in promql and "* 0.6" in promql for promql in server.asked)
+
+
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--draw .*: No such file"):
         drawn(tmp_path / "nowhere" / "boards.html")
