@@ -208,10 +208,10 @@ def endpoints() -> Board:
     choice = Row(
         *("Choice", "Who gets the requests?"),
         (
-            Panel("Picks", (Query(picks, names(at)),), "1/s", kind="stacked"),
-            Panel("Share of the pool's picks", (Query(fair, names(at)),), "10^2.%"),
-            Panel("Unevenness of the KV caches", (uneven,), "10^2.%"),
-            Panel("Accelerators in use", (busy,), "10^2.%", empty="where no exporter tells it"),
+            Panel("Picks", (Query(picks, names(at)),), "1/s", kind="stacked", width=12),
+            Panel("Share of the pool's picks", (Query(fair, names(at)),), "10^2.%", width=12),
+            Panel("Unevenness of the KV caches", (uneven,), "10^2.%", width=12),
+            Panel("Accelerators in use", (busy,), "10^2.%", empty="where no exporter tells it", width=12),
         ),
     )
     health = Row(

@@ -30,7 +30,7 @@ class Span:
         return Span(self.end - step * (steps - 1), step, steps)
 
 
-def span(now: float, seconds: int, count: int = 180) -> Span:
+def span(now: float, seconds: int, count: int = 120) -> Span:
     """The last `seconds` in about `count` steps. Steps are whole, and so are their times: two pages of one hour look alike."""
     step = max(seconds // count, 1)
     end = int(now) // step * step

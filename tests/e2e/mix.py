@@ -57,8 +57,14 @@ def manifests(wide: list[SimServer], narrow: list[SimServer], *more: str) -> str
     return documents(GATEWAY, pool("wide", wide, more=TELLING), pool("narrow", narrow), OBJECTIVES, to, *more)
 
 
+_turns = itertools.count()
+
+
 async def stream(gateway: World) -> None:
-    body = {"model": "base", "prompt": PROMPT, "max_tokens": 20, "stream": True}
+    """Prompts and answers of several lengths."""
+    turn = next(_turns)
+    prompt, tokens = PROMPT + f"And number {turn}. " * (turn % 7 * 5), 10 + turn % 5 * 5
+    body = {"model": "base", "prompt": prompt, "max_tokens": tokens, "stream": True}
     await gateway.post("/v1/completions", body | {"stream_options": {"include_usage": True}})
 
 

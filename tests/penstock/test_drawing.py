@@ -39,7 +39,7 @@ def test_the_page_of_an_hour(tmp_path: Path) -> None:
 
 def test_rates_over_a_week_leave_out_nothing_between_two_steps(tmp_path: Path) -> None:
     server = drawn(tmp_path / "boards.html", since=7 * 86_400)
-    assert any("[3360s]" in promql for promql in server.asked)
+    assert any("[5040s]" in promql for promql in server.asked)
 
 
 def test_prices_are_in_the_queries(tmp_path: Path) -> None:
