@@ -59,17 +59,19 @@ def spark(picture: Picture, width: int, height: int) -> str:
 
 
 def stacked(lines: Sequence[Line]) -> tuple[Line, ...]:
-    """Each on the sum of those before it; what is not there counts nothing. Lines over the stack stay as they are."""
-    sums = [0.0] * (len(lines[0].values) if lines else 0)
+    """Each on the sum of those before it; what is not there counts nothing, and where nothing is, there is a gap.
+
+    Lines over the stack stay as they are.
+    """
+    below = [line for line in lines if not line.over]
+    steps = list(zip(*(line.values for line in below), strict=True))
+    sums = [0.0 if any(map(math.isfinite, step)) else math.nan for step in steps]
     made = []
     for line in lines:
-        if line.over:
-            made.append(line)
-            continue
-        sums = [
-            below + (value if math.isfinite(value) else 0.0) for below, value in zip(sums, line.values, strict=True)
-        ]
-        made.append(Line(line.name, tuple(sums)))
+        if not line.over:
+            pairs = zip(sums, line.values, strict=True)
+            sums = [under + (value if math.isfinite(value) else 0.0) for under, value in pairs]
+        made.append(line if line.over else Line(line.name, tuple(sums)))
     return tuple(made)
 
 

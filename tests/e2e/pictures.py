@@ -49,7 +49,7 @@ async def waves(gateway: World, seconds: float) -> None:
     """More on top of the mix, and less again."""
     for number in range(round(seconds / WAVE)):
         more = number % 4
-        async with traffic(gateway, *[stream] * (2 * more), *[narrow] * more):
+        async with traffic(gateway, *[stream] * more, *[narrow] * (more > 1)):
             await asyncio.sleep(WAVE)
 
 

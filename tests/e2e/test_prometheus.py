@@ -10,6 +10,7 @@ from observability.asking import Prometheus as Asked
 from observability.dashboards.alerts import alerts
 from observability.dashboards.files import boards
 from observability.verify import verify
+from penstock.cli import main as penstock
 from tests.e2e.manifests import route, rule, to_pool
 from tests.e2e.mix import REASONS, manifests, mix, stream, traffic
 from tests.e2e.prometheus import BINARY, Prometheus, prometheus
@@ -61,6 +62,12 @@ async def test_every_panel_has_data_and_alerts_are_silent_until_there_is_reason(
                 await eventually(all_seen, "data in every panel", PATIENCE)
             except AssertionError:
                 raise AssertionError("\n".join(sorted(missing))) from None
+            page = tmp_path / "boards.html"
+            await asyncio.to_thread(
+                penstock, ["verify", "--prometheus", found.url, "--window", "10s", "--since", "2m", "--draw", str(page)]
+            )
+            assert "No data" not in page.read_text()
+            assert page.read_text().count("<svg") == sum(len(board.panels) for board in boards())
             fires = await found.alerts()
             assert {"PenstockObjectsInvalid"} <= fires.keys() <= REASONS | OF_THE_MACHINE, fires
 

@@ -67,8 +67,8 @@ def test_areas_lie_on_each_other_and_a_line_over_them_does_not() -> None:
 @given(st.lists(st.lists(st.floats(0, 1e6) | st.just(NAN), min_size=5, max_size=5), min_size=1, max_size=5))
 def test_the_top_of_a_stack_is_the_sum(values: list[list[float]]) -> None:
     top = stacked([Line(str(n), tuple(each)) for n, each in enumerate(values)])[-1]
-    sums = [sum(each[at] for each in values if not math.isnan(each[at])) for at in range(5)]
-    assert top.values == pytest.approx(sums)
+    steps = [[each[at] for each in values if not math.isnan(each[at])] for at in range(5)]
+    assert top.values == pytest.approx([sum(step) if step else NAN for step in steps], nan_ok=True)
 
 
 def test_a_threshold_is_drawn_unless_it_would_flatten_the_data() -> None:
