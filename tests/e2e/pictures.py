@@ -51,6 +51,8 @@ async def waves(gateway: World, seconds: float) -> None:
         more = number % 4
         async with traffic(gateway, *[stream] * more, *[narrow] * (more > 1)):
             await asyncio.sleep(WAVE)
+        gateway.outcomes.clear()
+        gateway.decisions.clear()
 
 
 def shoot(url: str, picture: Path, board: str) -> None:
