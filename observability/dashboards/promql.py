@@ -40,7 +40,7 @@ def quantiles(metric: Metric, where: str = "") -> tuple[Query, ...]:
 
 
 def rates(metric: Metric, by: str, where: str = "") -> tuple[Query, ...]:
-    return (Query(rate_or_0(metric, by, where), names(by)),)
+    return (Query(rate_or_0(metric, by, where), names(by) or "all"),)
 
 
 def most(metric: Metric, by: str, where: str = "") -> Query:

@@ -140,7 +140,7 @@ def _money() -> Row:
             card("Saved by the prefix cache in 24 hours", Query(saved("increase"), "saved"), "{money}", empty=CACHED),
             width=16,
         ),
-        replace(card("All cost over a million output tokens", all_over, "{money}"), width=16),
+        replace(card("Cost of a million output tokens, all counted", all_over, "{money}"), width=16),
         Panel("Cost of an hour, by model", (by_model,), "{money}", kind="stacked"),
         Panel("Cost of an hour, by pool", (by_pool,), "{money}", kind="stacked"),
         Panel("Cost of 1000 requests", (each,), "{money}"),
