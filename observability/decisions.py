@@ -16,7 +16,6 @@ from xxhash import xxh3_64_intdigest
 from observability.catalogue import DECISION_RECORDS_DROPPED_TOTAL
 from observability.lines import Lines
 from observability.log import linked
-from observability.registry import Sample
 from picker.ask import Ask
 from picker.errors import ConfigError
 from picker.explain import Diverged, explanation, profile_of, summary
@@ -97,32 +96,19 @@ def explained(record: DecisionRecord) -> bytes:
 
 
 class DecisionLog:
-    """Give `offer` to `Decisions.on_record`, and run `run` in a TaskGroup. Only making and writing lines is in a thread."""
+    """Give `offer` to `Decisions.on_record`, and run `lines`. Only making and writing lines is in a thread."""
 
     def __init__(self, stream: BinaryIO, *, capacity: int = 1024, project: str = "") -> None:
         """`project` makes trace ids links in Cloud Logging."""
         self._project = project
         self._told: dict[str, int] = {}  # digests of configurations -> the line after which they were last written
         self._count = self._lost = 0
-        self.lines: Lines[DecisionRecord] = Lines(stream, self._made, capacity)
+        self.lines: Lines[DecisionRecord] = Lines(stream, self._made, capacity, DECISION_RECORDS_DROPPED_TOTAL)
         self.offer = self.lines.offer
 
-    async def run(self) -> None:
-        """Write until cancelled; what is in the buffer then is still written."""
-        await self.lines.run()
-
-    @property
-    def dropped(self) -> int:
-        """Records that a full buffer, or the stream, refused."""
-        return self.lines.dropped
-
-    def collect(self) -> Iterator[Sample]:
-        """For `Registry.collect`."""
-        yield Sample(DECISION_RECORDS_DROPPED_TOTAL, {}, self.dropped)
-
     def _made(self, records: list[DecisionRecord]) -> bytes:
-        if self.dropped != self._lost:  # perhaps with the configurations that were told
-            self._lost = self.dropped
+        if self.lines.dropped != self._lost:  # perhaps with the configurations that were told
+            self._lost = self.lines.dropped
             self._told.clear()
         return b"".join(line for one in records for line in self._lines_of(one))
 

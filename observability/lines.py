@@ -2,8 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Generic, TypeVar
+
+from observability.metric import Metric
+from observability.registry import Sample
 
 T = TypeVar("T")
 
@@ -11,11 +14,12 @@ T = TypeVar("T")
 class Lines(Generic[T]):
     """`made` makes items into bytes, in the thread that writes; where it fails, as where the stream does, they are dropped.
 
-    `capacity` is items that wait for the stream. For one event loop.
+    `capacity` is items that wait for the stream; `lost` counts the dropped. Run `run` in a TaskGroup. For one event loop.
     """
 
-    def __init__(self, stream: BinaryIO, made: Callable[[list[T]], bytes], capacity: int) -> None:
+    def __init__(self, stream: BinaryIO, made: Callable[[list[T]], bytes], capacity: int, lost: Metric) -> None:
         self.dropped = 0  # items that a full buffer, the stream or `made` refused
+        self._lost = lost
         self._stream = stream
         self._made = made
         self._capacity = capacity
@@ -38,6 +42,10 @@ class Lines(Generic[T]):
                 self.dropped += await asyncio.to_thread(self._write, self.take())
         finally:
             self.dropped += self._write(self.take())
+
+    def collect(self) -> Iterator[Sample]:
+        """For `Registry.collect`."""
+        yield Sample(self._lost, {}, self.dropped)
 
     def take(self) -> list[T]:
         """What waits; it is not written any more."""

@@ -8,7 +8,7 @@ loop never waits for the stream: what the buffer cannot hold is dropped and coun
 Other facts join the log by `also`: decision records, say.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
@@ -17,7 +17,6 @@ import xxhash
 
 from observability.catalogue import LOG_RECORDS_DROPPED_TOTAL
 from observability.lines import Lines
-from observability.registry import Sample
 from picker.facts import Outcome
 
 _LONGEST = 128  # characters of a value that the client chose
@@ -29,7 +28,7 @@ Record = Callable[[Any], Mapping[str, Any] | None]
 
 
 class RequestLog:
-    """Subscribe `observe`, and run `run` in a TaskGroup. For one event loop; only the writing itself is in a thread.
+    """Subscribe `observe`, and run `lines`. For one event loop; only the writing itself is in a thread.
 
     `rate` of the successes is logged, chosen by the request's id: every replica and every run choose alike. `capacity` is
     lines that wait for the stream. `project` makes trace ids links in Cloud Logging.
@@ -40,7 +39,7 @@ class RequestLog:
             raise ValueError(f"rate is a share of the successes, in [0, 1], not {rate}")
         self._below = int(rate * 2**64)
         self._project = project
-        self.lines: Lines[bytes] = Lines(stream, b"".join, capacity)
+        self.lines: Lines[bytes] = Lines(stream, b"".join, capacity, LOG_RECORDS_DROPPED_TOTAL)
         self._records: dict[type, Record] = {Outcome: self._outcome}
 
     def also(self, kind: type, record: "Record") -> None:
@@ -55,19 +54,6 @@ class RequestLog:
         if make is None or (found := make(fact)) is None:
             return
         self.lines.offer(orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE))
-
-    async def run(self) -> None:
-        """Write until cancelled; what is in the buffer then is still written."""
-        await self.lines.run()
-
-    @property
-    def dropped(self) -> int:
-        """Lines that a full buffer or the stream refused."""
-        return self.lines.dropped
-
-    def collect(self) -> Iterator[Sample]:
-        """For `Registry.collect`."""
-        yield Sample(LOG_RECORDS_DROPPED_TOTAL, {}, self.dropped)
 
     def _outcome(self, outcome: Outcome) -> Mapping[str, Any] | None:
         return record(outcome, self._project) if self._wanted(outcome) else None

@@ -1,7 +1,8 @@
-"""Boards and alert policies in a Google Cloud project: what differs there, and making it alike. Nothing else is touched.
+"""Boards, alert policies, and a service with its objectives in a Google Cloud project: what differs there, and making it alike.
 
-Ours are found by a label, changed with the etag under which they were read, and never deleted. Source: the REST APIs
-monitoring.googleapis.com/v1 (dashboards) and /v3 (alertPolicies).
+Ours are found by a label, changed with the etag under which they were read (where the API has one), and never deleted, but for
+objectives that we no longer have. Nothing else is touched. Source: the REST APIs monitoring.googleapis.com/v1 (dashboards) and /v3
+(alertPolicies, services, services.serviceLevelObjectives).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,14 +24,25 @@ class ProjectError(Exception):
     """The API refused, or could not be reached."""
 
 
+class NotThereError(ProjectError):
+    """404."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`fields` are those that a change names, so that what people add beside them (notification channels) stays; "" for all."""
+    """`fields` are those that a change names, so that what people add beside them (notification channels) stays; () for all.
+
+    `under` is the parent below the project; while that is not there, nothing of the kind is. `naming` is the parameter that names
+    a new object, by its label; "" where the API names it. With `prune`, one of ours that is not wanted any more is removed.
+    """
 
     version: str
     plural: str
     labels: str
     fields: tuple[str, ...] = ()
+    under: str = ""
+    naming: str = ""
+    prune: bool = False
 
     def identity(self, body: Mapping[str, Any]) -> str:
         """Which of ours it is; "" for one of others."""
@@ -45,11 +57,19 @@ POLICIES = Kind(
     *("v3", "alertPolicies", "userLabels"),
     ("displayName", "userLabels", "combiner", "severity", "conditions", "alertStrategy", "documentation"),
 )
+SERVICES = Kind("v3", "services", "userLabels", ("displayName", "userLabels"), naming="serviceId")
+SLOS = Kind(
+    *("v3", "serviceLevelObjectives", "userLabels"),
+    ("displayName", "userLabels", "goal", "rollingPeriod", "serviceLevelIndicator"),
+    under="/services/penstock",
+    naming="serviceLevelObjectiveId",
+    prune=True,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`theirs` is what is there now; empty where nothing is."""
+    """`theirs` is what is there now; empty where nothing is. `ours` is empty where it is to go."""
 
     kind: Kind
     ours: Mapping[str, Any]
@@ -57,6 +77,8 @@ class Change:
     differences: tuple[str, ...]
 
     def __str__(self) -> str:
+        if not self.ours:
+            return f"- {self.theirs.get('displayName', self.theirs['name'])}: is no longer wanted"
         name = self.ours["displayName"]
         if not self.theirs:
             return f"+ {name}: is not there"
@@ -73,8 +95,10 @@ class Project:
 
     def changes(self, kind: Kind, ours: Iterable[Mapping[str, Any]]) -> list[Change]:
         """What would have to be done; nothing where all is alike. Raises ProjectError."""
+        ours = list(ours)
         there = {kind.identity(each): each for each in self._list(kind)}
-        found = []
+        wanted = {"", *map(kind.identity, ours)}
+        found = [Change(kind, {}, there[name], ()) for name in there.keys() - wanted] if kind.prune else []
         for body in ours:
             theirs = there.get(kind.identity(body), {})
             differing = tuple(differences(body, theirs)) if theirs else ()
@@ -85,8 +109,12 @@ class Project:
     def apply(self, change: Change) -> None:
         """Raises ProjectError; also where somebody has changed the object since it was read."""
         kind, body = change.kind, dict(change.ours)
+        if not body:
+            self._call("DELETE", f"{kind.version}/{change.theirs['name']}")
+            return
         if not change.theirs:
-            self._call("POST", f"{kind.version}/projects/{self._name}/{kind.plural}", json=body)
+            named = {kind.naming: kind.identity(body)} if kind.naming else {}
+            self._call("POST", self._path(kind), json=body, params=named)
             return
         name = change.theirs["name"]
         body["name"] = name
@@ -95,11 +123,19 @@ class Project:
         mask = {"updateMask": ",".join(kind.fields)} if kind.fields else {}
         self._call("PATCH", f"{kind.version}/{name}", json=body, params=mask)
 
+    def _path(self, kind: Kind) -> str:
+        return f"{kind.version}/projects/{self._name}{kind.under}/{kind.plural}"
+
     def _list(self, kind: Kind) -> Iterator[dict[str, Any]]:
         token = ""
         while True:
             params = {"pageToken": token} if token else {}
-            page = self._call("GET", f"{kind.version}/projects/{self._name}/{kind.plural}", params=params)
+            try:
+                page = self._call("GET", self._path(kind), params=params)
+            except NotThereError:
+                if not kind.under:
+                    raise
+                return
             yield from page.get(kind.plural, [])
             token = page.get("nextPageToken", "")
             if not token:
@@ -111,7 +147,8 @@ class Project:
         except OSError as error:  # what requests and google-auth raise are kinds of it
             raise ProjectError(f"{self._endpoint} cannot be reached: {error}") from error
         if answer.status_code >= 400:
-            raise ProjectError(f"{method} {path}: {answer.status_code} {_message(answer)}")
+            kind = NotThereError if answer.status_code == 404 else ProjectError
+            raise kind(f"{method} {path}: {answer.status_code} {_message(answer)}")
         found: dict[str, Any] = answer.json()
         return found
 

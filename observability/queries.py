@@ -21,8 +21,10 @@ _SERIES: Mapping[str, Metric] = MappingProxyType(
 )
 _OTHERS: Mapping[str, Labels] = MappingProxyType({"up": frozenset()})
 _NONE: Labels = frozenset()
-# Outside of strings: the window of a chart, and the filters that a dashboard fills in.
-_TEMPLATE = re.compile(r'"(?:[^"\\]|\\.)*"|(?P<window>\[\$\{?\w+\}?\])|(?P<filter>\$\{\w+\}\s*,?)')
+# Outside of strings: the window of a chart, prices that its reader sets, and the filters that a dashboard fills in.
+_TEMPLATE = re.compile(
+    r'"(?:[^"\\]|\\.)*"|(?P<window>\[\$\{?\w+\}?\])|(?P<price>\$\w+_price\b)|(?P<filter>\$\{\w+\}\s*,?)'
+)
 _OF_COUNTERS = frozenset({"rate", "irate", "increase", "resets"})
 _OF_GAUGES = frozenset({"delta", "deriv", "idelta", "predict_linear"})
 _SETS = frozenset({"and", "or", "unless"})
@@ -64,10 +66,10 @@ def series(query: str) -> Labels:
 
 
 def _filled(query: str) -> str:
-    """The query as Prometheus would get it: a window, and no filters."""
+    """The query as Prometheus would get it: a window, prices, and no filters."""
 
     def fill(found: re.Match[str]) -> str:
-        return "[5m]" if found["window"] else "" if found["filter"] else found[0]
+        return "[5m]" if found["window"] else "1" if found["price"] else "" if found["filter"] else found[0]
 
     return _TEMPLATE.sub(fill, query)
 

@@ -1,6 +1,6 @@
 """Runs the query of every panel and of every alert, and names what finds nothing: the rot that no test at home can see.
 
-`verify` takes a function that asks; `prometheus` is one over HTTP, by prometheus-api-client. Not for an event loop: it blocks.
+It takes a function that asks, such as `asking.Prometheus.values`.
 """
 
 import math
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from observability import catalogue as c
+from observability.asking import QueryError
 from observability.dashboards.alerts import Alert
 from observability.dashboards.model import Board, Panel, filled
 from observability.dashboards.traffic import CACHED, WAITED
@@ -29,10 +30,6 @@ _ABSENT: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(c.series_names(c.PREFIX_PREDICTION_ERROR_TOKENS), CACHED),
     }
 )
-
-
-class QueryError(Exception):
-    """The server did not answer, or refused the query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,27 +76,3 @@ def _alert(ask: Ask, alert: Alert) -> Iterator[Finding]:
                 yield Finding(alert.name, f"there is no {name}", promql, _ABSENT.get(name, ""))
     except QueryError as error:
         yield Finding(alert.name, str(error), promql)
-
-
-def prometheus(url: str, headers: Mapping[str, str] = MappingProxyType({}), timeout: int = 10) -> Ask:
-    """Asks the HTTP API at `url`, e.g. http://prometheus:9090; `timeout` is in seconds, of one query."""
-    from prometheus_api_client import PrometheusApiClientException, PrometheusConnect  # noqa: PLC0415  slow to import
-    from requests import RequestException  # noqa: PLC0415
-
-    # A server that is not there shall be told of at once, not tried again.
-    client = PrometheusConnect(url.rstrip("/"), headers=dict(headers), retry=_no_retry(), timeout=timeout)
-
-    def ask(promql: str) -> list[float]:
-        try:
-            found = client.custom_query(promql)
-        except (PrometheusApiClientException, RequestException) as error:
-            raise QueryError(str(error)) from error
-        return [float(each["value"][1]) for each in found]
-
-    return ask
-
-
-def _no_retry() -> object:
-    from urllib3 import Retry  # noqa: PLC0415
-
-    return Retry(total=0)

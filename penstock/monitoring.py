@@ -1,11 +1,14 @@
 """Two commands: boards and alert policies in Cloud Monitoring (`penstock dashboards`); whether there is data behind them (`verify`)."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from penstock.arguments import Parser
+from penstock.durations import duration, in_seconds
 from penstock.process import UserError
 
 _ENDPOINT = "https://monitoring.googleapis.com"
@@ -14,9 +17,9 @@ _SCOPE = "https://www.googleapis.com/auth/monitoring"
 
 def dashboards_options(command: Parser) -> None:
     command.description = (
-        "Makes the boards and alert policies of a Google Cloud project like ours (apply), or says what differs (diff; exit status 1 if "
-        "anything does). They are found by their labels; notification channels and whatever else is there stay. Credentials: those "
-        "that `gcloud auth application-default login` or the workload's identity gives."
+        "Makes the boards, alert policies and service level objectives of a Google Cloud project like ours (apply), or says what differs "
+        "(diff; exit status 1 if anything does). They are found by their labels; notification channels and whatever else is there stay. "
+        "Credentials: those that `gcloud auth application-default login` or the workload's identity gives."
     )
     option = command.add_argument
     option("action", choices=("apply", "diff"))
@@ -28,6 +31,7 @@ def dashboards_options(command: Parser) -> None:
         help="of the API (default: %(default)s); http:// needs no credentials",
     )
     option("--no-alerts", action="store_true", help="leave alert policies alone")
+    option("--no-objectives", action="store_true", help="leave services and their objectives alone")
     option(
         "--runbooks",
         default="docs/runbooks",
@@ -40,14 +44,34 @@ def dashboards_options(command: Parser) -> None:
 def verify_options(command: Parser) -> None:
     command.description = (
         "Runs the query of every panel and alert against a Prometheus and names what finds nothing. Exit status 1 if anything is empty "
-        "that should not be in a gateway that is well."
+        "that should not be in a gateway that is well. With --draw, a page of all boards as well: to see them without Grafana, or to "
+        "keep from a test."
     )
     option = command.add_argument
     option(
         "--prometheus", required=True, metavar="URL", help="e.g. http://prometheus:9090, or what speaks its HTTP API"
     )
     option(
-        "--window", default="5m", metavar="DURATION", help="of the rates (default: %(default)s): at least four scrapes"
+        "--window",
+        type=duration,
+        default="5m",
+        metavar="DURATION",
+        help="of the rates (default: %(default)s): at least four scrapes",
+    )
+    option("--draw", type=Path, metavar="FILE", help="write every board there as one HTML page that needs nothing else")
+    option(
+        "--since",
+        type=duration,
+        default="1h",
+        metavar="DURATION",
+        help="how far back that page goes (default: %(default)s)",
+    )
+    option(
+        "--prices",
+        type=prices,
+        default={},
+        metavar="INPUT,CACHED,OUTPUT",
+        help="of a million tokens, for what that page shows in money (default: 0,0,0)",
     )
     option("--header", action="append", default=[], metavar="NAME:VALUE", help="to send along, e.g. for authorisation")
     option("--strict", action="store_true", help="what may be empty in a gateway that is well counts, too")
@@ -66,7 +90,8 @@ def _told(act: Callable[[argparse.Namespace], int], given: argparse.Namespace) -
 def _dashboards(given: argparse.Namespace) -> int:
     from observability.dashboards import cloud_monitoring  # noqa: PLC0415  the gateway itself starts without all this
     from observability.dashboards.files import boards, policies  # noqa: PLC0415
-    from observability.project import DASHBOARDS, POLICIES, Project, ProjectError  # noqa: PLC0415
+    from observability.dashboards.objectives import OBJECTIVES  # noqa: PLC0415
+    from observability.project import DASHBOARDS, POLICIES, SERVICES, SLOS, Project, ProjectError  # noqa: PLC0415
 
     project = Project(given.project, _session(given.endpoint), given.endpoint)
     ours: list[tuple[Any, list[dict[str, Any]]]] = [
@@ -74,6 +99,9 @@ def _dashboards(given: argparse.Namespace) -> int:
     ]
     if not given.no_alerts:
         ours.append((POLICIES, policies(given.runbooks.rstrip("/"))))
+    if not given.no_objectives:
+        ours.append((SERVICES, [cloud_monitoring.service()]))
+        ours.append((SLOS, [cloud_monitoring.objective(each) for each in OBJECTIVES]))
     try:
         changes = [change for kind, bodies in ours for change in project.changes(kind, bodies)]
         for change in changes:
@@ -103,18 +131,19 @@ def _session(endpoint: str) -> Any:
 
 
 def _verify(given: argparse.Namespace) -> int:
+    from observability.asking import Prometheus, QueryError  # noqa: PLC0415
     from observability.dashboards.alerts import alerts  # noqa: PLC0415
     from observability.dashboards.files import boards  # noqa: PLC0415
-    from observability.verify import QueryError, prometheus, verify  # noqa: PLC0415
+    from observability.verify import verify  # noqa: PLC0415
 
     headers = dict(_header(each) for each in given.header)
-    ask = prometheus(given.prometheus, headers)
+    server = Prometheus(given.prometheus, headers)
     try:
-        ask("vector(1)")
+        server.values("vector(1)")
     except QueryError as error:
         raise UserError(f"--prometheus {given.prometheus}: {error}") from error
     every = boards()
-    found = list(verify(ask, every, alerts(), given.window))
+    found = list(verify(server.values, every, alerts(), given.window))
     bad = [each for each in found if given.strict or not each.allowed]
     for each in found:
         print(each)
@@ -123,7 +152,22 @@ def _verify(given: argparse.Namespace) -> int:
         f"{panels} panels and {len(alerts())} alerts: {len(bad)} problems, {len(found) - len(bad)} allowed",
         file=sys.stderr,
     )
+    if given.draw:
+        from penstock.drawing import draw  # noqa: PLC0415
+
+        about = {"source": given.prometheus, "since": in_seconds(given.since), "window": given.window}
+        draw(given.draw, server, found, **about, prices=given.prices)
     return 1 if bad else 0
+
+
+def prices(text: str) -> dict[str, str]:
+    """An argparse type: three numbers, by the variables of the boards."""
+    from observability.dashboards.model import PRICES  # noqa: PLC0415
+
+    found = text.split(",")
+    if len(found) != len(PRICES) or not all(re.fullmatch(r"\d+(\.\d+)?", each) for each in found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not three prices; write e.g. 0.15,0.03,0.6")
+    return dict(zip(PRICES, found, strict=True))
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -194,6 +194,7 @@ def _proxy(found: NodeStatus) -> dict[str, Any]:
         "node": found.node.id,
         "fleet": found.fleet,
         "user_agent": found.node.user_agent,
+        "state": _state(found),
         "degraded": found.degraded,
         "types": {
             short_type(each.type_url): {

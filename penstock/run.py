@@ -22,6 +22,7 @@ from aiohttp import web
 from observability import catalogue
 from observability.aliases import Aliases
 from observability.decisions import DecisionLog
+from observability.lines import Lines
 from observability.log import RequestLog
 from observability.registry import Registry
 from observability.server import application
@@ -93,19 +94,19 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         yield gateway
 
 
-def _logs(gateway: Gateway, stack: AsyncExitStack) -> list[RequestLog | DecisionLog]:
-    """The logs that the settings ask for, as listeners; each still has to run."""
-    settings, found = gateway.settings, list[RequestLog | DecisionLog]()
+def _logs(gateway: Gateway, stack: AsyncExitStack) -> list[Lines[Any]]:
+    """The logs that the settings ask for, as listeners; what they write still has to run."""
+    settings, found = gateway.settings, list[Lines[Any]]()
     project = settings.export.project
     if settings.request_log:
         stream = stack.enter_context(_stream(settings.request_log))
         requests = RequestLog(stream, rate=settings.request_log_rate, project=project)
         gateway.watch(requests.observe)
-        found.append(requests)
+        found.append(requests.lines)
     if settings.decisions:
         decisions = DecisionLog(stack.enter_context(_stream(settings.decisions)), project=project)
         gateway.decisions.on_record = decisions.offer
-        found.append(decisions)
+        found.append(decisions.lines)
     for each in found:
         gateway.registry.collect(each.collect)
     return found

@@ -69,10 +69,6 @@ def keda(wanted: Wanted) -> list[Manifest]:
 
 def keda_prometheus(wanted: Wanted) -> list[Manifest]:
     """A ScaledObject that asks a Prometheus which scrapes every replica of the gateway. No answer is an error, not zero."""
-    if wanted.least < 1 and wanted.signal is SATURATION:
-        raise CannotScale(
-            "a pool without pods counts as full, so by saturation it would never go to zero; use another signal"
-        )
     metadata = {
         "serverAddress": wanted.prometheus,
         "query": query(wanted),
@@ -121,16 +117,42 @@ def gke(wanted: Wanted) -> list[Manifest]:
     return [metric, _autoscaler(wanted, {"type": "Pods", "pods": reads})]
 
 
+def gke_promql(wanted: Wanted) -> list[Manifest]:
+    """An AutoscalingMetric that asks Cloud Monitoring in PromQL, and a HorizontalPodAutoscaler (1.37): every signal, of all replicas."""
+    name = f"{wanted.pool}-{wanted.signal.name}"
+    asks = {"name": wanted.signal.name, "query": query(wanted)}
+    metric: Manifest = {
+        "apiVersion": "autoscaling.gke.io/v1beta1",
+        "kind": "AutoscalingMetric",
+        "metadata": {"name": name, "namespace": wanted.namespace},
+        "spec": {"metrics": [{"promql": asks}]},
+    }
+    reads = {"metric": {"name": f"autoscaling.gke.io|{name}|{wanted.signal.name}"}, "target": _target(wanted)}
+    return [metric, _autoscaler(wanted, {"type": "External", "external": reads})]
+
+
 KINDS: Mapping[str, Callable[[Wanted], list[Manifest]]] = MappingProxyType(
-    {"hpa": hpa, "keda": keda, "keda-prometheus": keda_prometheus, "stackdriver": stackdriver, "gke": gke}
+    {
+        "hpa": hpa,
+        "keda": keda,
+        "keda-prometheus": keda_prometheus,
+        "stackdriver": stackdriver,
+        "gke": gke,
+        "gke-promql": gke_promql,
+    }
 )
+_TO_ZERO = frozenset({"keda", "keda-prometheus", "gke-promql"})
 
 
 def manifests(kind: str, wanted: Wanted) -> list[Manifest]:
     """Raises CannotScale."""
-    if wanted.least < 1 and not kind.startswith("keda"):
+    if wanted.least < 1 and kind not in _TO_ZERO:
         raise CannotScale(
             "a HorizontalPodAutoscaler keeps one pod at the least; KEDA goes to zero and back: --kind keda"
+        )
+    if wanted.least < 1 and kind != "keda" and wanted.signal is SATURATION:
+        raise CannotScale(
+            "a pool without pods counts as full, so by saturation it would never go to zero; use another signal"
         )
     return KINDS[kind](wanted)
 
@@ -223,6 +245,7 @@ EXAMPLES: Mapping[str, tuple[str, Wanted]] = MappingProxyType(
         "keda-prometheus.yaml": ("keda-prometheus", Wanted("default", "vllm", "vllm", SATURATION)),
         "stackdriver.yaml": ("stackdriver", Wanted("default", "vllm", "vllm", INFLIGHT)),
         "gke.yaml": ("gke", Wanted("default", "vllm", "vllm", QUEUE)),
+        "gke-promql.yaml": ("gke-promql", _EXAMPLE),
     }
 )
 

@@ -3,6 +3,7 @@ only the fields that the published protos know.
 """
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from observability.dashboards.alerts import Alert
@@ -14,9 +15,13 @@ _DOMAIN = "prometheus.googleapis.com"
 
 
 def dashboard(board: Board) -> dict[str, Any]:
-    """google.monitoring.dashboard.v1.Dashboard as JSON. The label names the board: `penstock dashboards` finds it by that."""
+    """google.monitoring.dashboard.v1.Dashboard as JSON. The label names the board: `penstock dashboards` finds it by that.
+
+    Without what needs prices: its variables are labels, and cannot be numbers.
+    """
     tiles = []
-    for item, place in placed(board.rows, header=4):
+    unpriced = (replace(row, panels=tuple(each for each in row.panels if not each.priced)) for row in board.rows)
+    for item, place in placed(tuple(row for row in unpriced if row.panels), header=4):
         if isinstance(item, Row):
             widget: dict[str, Any] = {"sectionHeader": {"subtitle": item.subtitle, "dividerBelow": True}}
         else:
@@ -66,7 +71,7 @@ def _chart(panel: Panel) -> dict[str, Any]:
     sets = [
         {
             "timeSeriesQuery": _series_query(query, panel.unit),
-            "plotType": "STACKED_AREA" if panel.kind == "stacked" else "LINE",
+            "plotType": "STACKED_AREA" if panel.kind == "stacked" and not query.over else "LINE",
             "legendTemplate": re.sub(r"\{\{(\w+)\}\}", r"${metric.labels.\1}", query.legend),
             "targetAxis": "Y1",
         }
@@ -97,6 +102,11 @@ def policy(alert: Alert, runbook: str) -> dict[str, Any]:
         "alertStrategy": {"autoClose": "1800s"},
         "documentation": {"content": f"{alert.summary}. What to do: {runbook}", "mimeType": "text/markdown"},
     }
+
+
+def service() -> dict[str, Any]:
+    """google.monitoring.v3.Service as JSON: what the objectives are of. The label also names it."""
+    return {"displayName": "Penstock", "custom": {}, "userLabels": {"penstock": "penstock"}}
 
 
 def objective(found: Objective) -> dict[str, Any]:

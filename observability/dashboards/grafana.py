@@ -1,12 +1,14 @@
-"""Boards for Grafana: dashboard JSON of schema 39. Data source, pool and model are variables."""
+"""Boards for Grafana: dashboard JSON of schema 39. Data source, pool, model and prices are variables."""
 
 from typing import Any
 
 from observability import catalogue as c
-from observability.dashboards.model import Board, Panel, Row, filled, placed
+from observability.dashboards.model import PRICES, Board, Panel, Row, filled, placed
 
-_UNITS = {"s": "s", "By": "bytes", "10^2.%": "percentunit", "1/s": "reqps", "{token}/s": "short", "{token}": "short"}
+_UNITS = {"s": "s", "By": "bytes", "10^2.%": "percentunit", "1/s": "reqps"}  # the others are "short"
+_ASKED = {name: f"${name}" for name in PRICES}
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+_OVER = [{"id": "custom.stacking", "value": {"mode": "none"}}, {"id": "custom.fillOpacity", "value": 0}]
 _FILTERS = {"pool": 'pool=~"$pool"', "model_name": 'model_name=~"$model"'}
 
 
@@ -23,6 +25,8 @@ def dashboard(board: Board) -> dict[str, Any]:
         {"name": name, "query": f"label_values({c.REQUESTS_TOTAL.name}, {label})", **choose}
         for name, label in (("pool", "pool"), ("model", "model_name"))
     ]
+    if any(panel.priced for panel in board.panels):
+        variables += [_price(name, whose) for name, whose in PRICES.items()]
     return {
         "uid": f"penstock-{board.name}",
         "title": board.title,
@@ -37,9 +41,24 @@ def dashboard(board: Board) -> dict[str, Any]:
     }
 
 
+def _price(name: str, whose: str) -> dict[str, Any]:
+    none = {"text": "0", "value": "0"}
+    return {
+        "name": name,
+        "type": "textbox",
+        "label": f"Price of a million {whose} tokens",
+        "query": "0",
+        "current": none,
+    }
+
+
 def _panel(panel: Panel) -> dict[str, Any]:
     targets = [
-        {"refId": ref, "expr": filled(query.promql, "$__rate_interval", _FILTERS), "legendFormat": query.legend}
+        {
+            "refId": ref,
+            "expr": filled(query.promql, "$__rate_interval", _FILTERS, prices=_ASKED),
+            "legendFormat": query.legend,
+        }
         for ref, query in zip("ABCDEFGH", panel.queries, strict=False)
     ]
     good, bad = ("red", "green") if any(found.below for found in panel.thresholds) else ("green", "red")
@@ -51,5 +70,8 @@ def _panel(panel: Panel) -> dict[str, Any]:
             "scaleDistribution": {"type": "log", "log": 10} if panel.log_scale else {"type": "linear"},
             "thresholdsStyle": {"mode": "line" if panel.thresholds else "off"},
             "stacking": {"mode": "normal" if panel.kind == "stacked" else "none", "group": "A"},
+            "fillOpacity": 25 if panel.kind == "stacked" else 0,
         }
-    return {"datasource": _SOURCE, "targets": targets, "fieldConfig": {"defaults": defaults, "overrides": []}}
+    over = [target["refId"] for target, query in zip(targets, panel.queries, strict=True) if query.over]
+    overrides = [{"matcher": {"id": "byFrameRefID", "options": ref}, "properties": _OVER} for ref in over]
+    return {"datasource": _SOURCE, "targets": targets, "fieldConfig": {"defaults": defaults, "overrides": overrides}}

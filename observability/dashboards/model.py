@@ -1,18 +1,23 @@
 """Panels, rows and boards as values, and where they lie. In queries, `$selector` stands for the filters of the board that fit the
-metric, `$window` for the step of the chart.
+metric, `$window` for the step of the chart, `$input_price` and so on for the prices that the reader sets.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from observability.catalogue import METRICS, series_names
 from observability.queries import check
 
-Unit = Literal["s", "By", "1", "10^2.%", "1/s", "{token}/s", "{token}"]  # UCUM, as Cloud Monitoring writes them
+Unit = Literal[
+    "s", "By", "1", "10^2.%", "1/s", "{token}/s", "{token}", "{money}"
+]  # UCUM, as Cloud Monitoring writes them
 Kind = Literal["chart", "stacked", "card"]
 COLUMNS = 48
+# What a million tokens cost, in whatever currency; nobody knows that here. Variable -> whose price.
+PRICES = MappingProxyType({"input_price": "input", "cached_price": "cached input", "output_price": "output"})
 _LABELS = {name: metric.label_names for metric in METRICS.values() for name in series_names(metric)}
 _SELECTOR = re.compile(r"(?P<name>[\w:]+)\{(?P<before>[^{}]*)\$selector\}")
 
@@ -25,10 +30,11 @@ class BadQueryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """`legend` may name labels as `{{label}}`."""
+    """`legend` may name labels as `{{label}}`. `over` a stack it is a line that is not stacked."""
 
     promql: str
     legend: str = ""
+    over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,11 @@ class Panel:
     empty: str = ""  # why it may have no data in a gateway that is well: `penstock verify` lets it pass
     width: int = 16
     height: int = 12
+
+    @property
+    def priced(self) -> bool:
+        """It needs prices: only where a reader can set them."""
+        return any(f"${name}" in query.promql for query in self.queries for name in PRICES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +91,12 @@ def filled(
     filters: Mapping[str, str] = {},
     always: str = "",
     recorded: Mapping[str, tuple[str, ...]] = {},
+    prices: Mapping[str, str] = {},
 ) -> str:
-    """The query for one side: `filters` by label, applied where the metric has it; `always` fits every metric."""
+    """The query for one side: `filters` by label, applied where the metric has it; `always` fits every metric.
+
+    `prices`: by their variables; those not given are 0.
+    """
 
     def fit(found: re.Match[str]) -> str:
         names = _LABELS.get(found["name"], recorded.get(found["name"], ()))
@@ -90,6 +105,8 @@ def filled(
         return f"{found['name']}{{{inside}}}" if inside else found["name"]
 
     query = _EMPTY.sub("", _SELECTOR.sub(fit, promql).replace("$window", window))
+    for name in PRICES:
+        query = query.replace(f"${name}", prices.get(name, "0"))
     if problems := check(query, recorded):
         raise BadQueryError("\n".join(problems))
     return query

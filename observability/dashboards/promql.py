@@ -1,5 +1,6 @@
 """Queries that the boards are made of. Each takes metrics of the catalogue, so a name is never spelled twice."""
 
+from observability import catalogue as c
 from observability.catalogue import Metric
 from observability.dashboards.model import Query
 
@@ -39,7 +40,7 @@ def quantiles(metric: Metric, where: str = "") -> tuple[Query, ...]:
 
 
 def rates(metric: Metric, by: str, where: str = "") -> tuple[Query, ...]:
-    return (Query(rate_or_0(metric, by, where), names(by)),)
+    return (Query(rate_or_0(metric, by, where), names(by) or "all"),)
 
 
 def most(metric: Metric, by: str, where: str = "") -> Query:
@@ -61,3 +62,28 @@ def mean(metric: Metric, by: str = "", where: str = "") -> Query:
     return Query(
         f"{rate(metric, by, where, '_sum')} / {rate(metric, by, where, '_count')}", f"{names(by)} mean".strip()
     )
+
+
+def cost(by: str, window: str = "rate") -> str:
+    """Money: a second by `rate`, or of a day by `increase`. What was cached is a part of the input, and has a price of its own."""
+
+    def tokens(kind: str) -> str:
+        return _counted(kind, f"type,{by}" if by else "type", window)
+
+    parts = (
+        f"{tokens('input')} * $input_price",
+        f"{tokens('cached_input')} * ($cached_price - $input_price)",
+        f"{tokens('output')} * $output_price",
+    )
+    return f"sum{_by(by)}({' or '.join(parts)}) / 1e6"
+
+
+def saved(window: str = "rate") -> str:
+    """Money that cached input did not cost."""
+    return f"{_counted('cached_input', '', window)} * ($input_price - $cached_price) / 1e6"
+
+
+def _counted(kind: str, by: str, window: str) -> str:
+    chosen = selected(c.TOKENS_TOTAL, f'type="{kind}"')
+    span = {"rate": "$window", "increase": "1d"}[window]
+    return f"sum{_by(by)}({window}({chosen}[{span}]))"

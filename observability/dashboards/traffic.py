@@ -1,5 +1,7 @@
 """Boards of what is served: overview, model and pool, endpoints, flow control."""
 
+from dataclasses import replace
+
 from observability import catalogue as c
 from observability.dashboards.model import Board, Panel, Query, Row, Threshold, Unit
 from observability.dashboards.objectives import AVAILABILITY, TPOT, TTFT
@@ -130,20 +132,25 @@ def model_and_pool() -> Board:
     """Where the time of one model's requests goes, and how versions of it compare."""
     requests = rate(_DURATION, where=GOOD, suffix="_count")
     stages = Query(f"{rate(c.STAGE_SECONDS_TOTAL, 'stage')} / on() group_left() {requests}", "{{stage}}")
+    whole = replace(mean(_DURATION, where=GOOD), over=True)
     upstream = quantiles(c.UPSTREAM_TIME_TO_FIRST_TOKEN_SECONDS)
     target, model = "target_model_name", "model_name"
     errors = share(
         f"({rate(c.REQUEST_ERRORS_TOTAL, target)} or 0 * {rate(c.REQUESTS_TOTAL, target)})",
         rate(c.REQUESTS_TOTAL, target),
     )
+    # Normalised time per output token, of all tokens together: the wait counts, too.
+    answers = rate(c.TOKENS_TOTAL, model, 'type="output"')
+    per_token = Query(f"{rate(_DURATION, model, GOOD, '_sum')} / {answers}", names(model))
     prompts = rate(c.TOKENS_TOTAL, model, 'type="input"')
     cached = rate(c.TOKENS_TOTAL, model, 'type="cached_input"') + " / " + prompts
     time = Row(
         *("Where the time goes", "Seconds of the average request, by stage: they add up to its duration"),
         (
-            Panel("Stages of a request", (stages, mean(_DURATION, where=GOOD)), "s", kind="stacked", width=32),
+            Panel("Stages of a request", (stages, whole), "s", kind="stacked", width=32),
             Panel("TTFT of the servers alone, streams", upstream, "s", log_scale=True, empty=STREAMED),
-            *_times(),
+            *(replace(panel, width=12) for panel in _times()),
+            Panel("Duration per output token, mean", (per_token,), "s", width=12),
         ),
     )
     versions = Row(
@@ -201,10 +208,10 @@ def endpoints() -> Board:
     choice = Row(
         *("Choice", "Who gets the requests?"),
         (
-            Panel("Picks", (Query(picks, names(at)),), "1/s", kind="stacked"),
-            Panel("Share of the pool's picks", (Query(fair, names(at)),), "10^2.%"),
-            Panel("Unevenness of the KV caches", (uneven,), "10^2.%"),
-            Panel("Accelerators in use", (busy,), "10^2.%", empty="where no exporter tells it"),
+            Panel("Picks", (Query(picks, names(at)),), "1/s", kind="stacked", width=12),
+            Panel("Share of the pool's picks", (Query(fair, names(at)),), "10^2.%", width=12),
+            Panel("Unevenness of the KV caches", (uneven,), "10^2.%", width=12),
+            Panel("Accelerators in use", (busy,), "10^2.%", empty="where no exporter tells it", width=12),
         ),
     )
     health = Row(

@@ -5,7 +5,20 @@ from dataclasses import replace
 from observability import catalogue as c
 from observability.dashboards.model import Board, Panel, Query, Row, Threshold, Unit
 from observability.dashboards.objectives import AVAILABILITY, OBJECTIVES, Objective
-from observability.dashboards.promql import mean, most, names, quantiles, rate, rate_or_0, rates, selected, share, total
+from observability.dashboards.promql import (
+    cost,
+    mean,
+    most,
+    names,
+    quantiles,
+    rate,
+    rate_or_0,
+    rates,
+    saved,
+    selected,
+    share,
+    total,
+)
 from observability.dashboards.traffic import CACHED, CACHED_SHARE, STREAMED, card
 
 _CLUSTER = "outside a cluster"
@@ -79,10 +92,10 @@ def _dropped() -> tuple[Query, ...]:
 
 
 def cost_and_tokens() -> Board:
-    """What was computed, for which model, and what the caches saved. Prices are not known here."""
+    """What was computed, for which model, and what the caches saved; in money by the prices that the reader sets."""
     model, output = "model_name", 'type="output"'
     prompts, cached = 'type="input"', 'type="cached_input"'
-    saved = f"{rate(c.TOKENS_TOTAL, model, cached)} / {rate(c.TOKENS_TOTAL, model, prompts)}"
+    spared = f"{rate(c.TOKENS_TOTAL, model, cached)} / {rate(c.TOKENS_TOTAL, model, prompts)}"
     per_request = f"{rate(c.TOKENS_TOTAL, model)} / {rate(c.REQUESTS_TOTAL, model)}"
     missing = share(rate(c.MISSING_USAGE_TOTAL), rate(c.REQUESTS_TOTAL))
     day = Row(
@@ -99,7 +112,7 @@ def cost_and_tokens() -> Board:
         (
             Panel("Input tokens by model", rates(c.TOKENS_TOTAL, model, prompts), "{token}/s", kind="stacked"),
             Panel("Output tokens by model", rates(c.TOKENS_TOTAL, model, output), "{token}/s", kind="stacked"),
-            Panel("Saved by the prefix cache", (Query(saved, names(model)),), "10^2.%", empty=CACHED),
+            Panel("Saved by the prefix cache", (Query(spared, names(model)),), "10^2.%", empty=CACHED),
             Panel("Tokens per request", (Query(per_request, names(model)),), "{token}"),
             Panel("Prompt, mean", (mean(c.REQUEST_INPUT_TOKENS, model),), "{token}"),
             Panel("Answer, mean", (mean(c.REQUEST_OUTPUT_TOKENS, model),), "{token}"),
@@ -113,7 +126,26 @@ def cost_and_tokens() -> Board:
             Panel("Not counted: no usage", rates(c.MISSING_USAGE_TOTAL, model), "1/s", kind="stacked"),
         ),
     )
-    return Board("cost-and-tokens", "Penstock cost and tokens", (day, models, who))
+    return Board("cost-and-tokens", "Penstock cost and tokens", (day, models, who, _money()))
+
+
+def _money() -> Row:
+    answers = rate(c.TOKENS_TOTAL, where='type="output"')
+    all_over = Query(f"{cost('')} * 1e6 / {answers}", "cost")
+    by_model, by_pool = (Query(f"{cost(by)} * 3600", names(by)) for by in ("model_name", "pool"))
+    each = Query(f"{cost('model_name')} * 1000 / {rate(c.REQUESTS_TOTAL, 'model_name')}", names("model_name"))
+    panels = (
+        replace(card("Cost of 24 hours", Query(cost("", "increase"), "cost"), "{money}"), width=16),
+        replace(
+            card("Saved by the prefix cache in 24 hours", Query(saved("increase"), "saved"), "{money}", empty=CACHED),
+            width=16,
+        ),
+        replace(card("Cost of a million output tokens, all counted", all_over, "{money}"), width=16),
+        Panel("Cost of an hour, by model", (by_model,), "{money}", kind="stacked"),
+        Panel("Cost of an hour, by pool", (by_pool,), "{money}", kind="stacked"),
+        Panel("Cost of 1000 requests", (each,), "{money}"),
+    )
+    return Row("In money", "By the prices of a million tokens that are set on the board: 0 until they are", panels)
 
 
 _KINDS = (("Input tokens", "input"), ("Cached input tokens", "cached_input"), ("Output tokens", "output"))
@@ -166,7 +198,7 @@ def slo() -> Board:
 
 def _objective(objective: Objective) -> Row:
     empty = "" if objective is AVAILABILITY else STREAMED
-    goal = Threshold(objective.goal, f"objective {objective.goal:g}", below=True)
+    goal = Threshold(objective.goal, f"objective {objective.goal * 100:g} %", below=True)
     good = Query(f"1 - ({objective.ratio('$window', '$selector', by='')})", "good")
     left = Query(f"1 - ({objective.ratio('28d', '$selector', by='')}) / {objective.budget:g}", "left")
     burn = tuple(

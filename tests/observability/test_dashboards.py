@@ -15,7 +15,7 @@ from observability import catalogue as c
 from observability.dashboards import cloud_monitoring, grafana
 from observability.dashboards.__main__ import main
 from observability.dashboards.files import RUNBOOKS, boards, files, runbook_files
-from observability.dashboards.model import BadQueryError, Board, Panel, Query, Row, filled
+from observability.dashboards.model import PRICES, BadQueryError, Board, Panel, Query, Row, filled
 from observability.dashboards.objectives import OBJECTIVES, recorded
 from observability.dashboards.runbooks import missing
 from observability.queries import check, series
@@ -35,6 +35,8 @@ def queries(value: Any) -> list[str]:
     if isinstance(value, list):
         return [query for each in value for query in queries(each)]
     if not isinstance(value, dict):
+        return []
+    if value.get("type") == "textbox":
         return []
     own = [value[key] for key in ("prometheusQuery", "expr", "query") if isinstance(value.get(key), str)]
     promql = [query for query in own if "label_values(" not in query and query != "prometheus"]
@@ -61,7 +63,9 @@ def test_every_metric_and_label_is_in_the_catalogue(name: str) -> None:
 def test_cloud_monitoring_knows_every_field(board: Board) -> None:
     parsed = ParseDict(CLOUD[board.name], Dashboard.pb(Dashboard()), ignore_unknown_fields=False)
     assert parsed.display_name == board.title
-    assert len(parsed.mosaic_layout.tiles) == len(board.panels) + len(board.rows) + 2 * board.logs
+    rows = [row for row in board.rows if not all(panel.priced for panel in row.panels)]
+    panels = [panel for panel in board.panels if not panel.priced]
+    assert len(parsed.mosaic_layout.tiles) == len(panels) + len(rows) + 2 * board.logs
 
 
 @EVERY
@@ -69,9 +73,10 @@ def test_every_panel_has_a_unit_a_title_of_its_own_and_the_same_queries_on_both_
     assert all(panel.unit for panel in board.panels)
     assert len({panel.title for panel in board.panels}) == len(board.panels)
     assert all(len(panel.queries) == 1 for panel in board.panels if panel.kind == "card")
-    asked = sum(len(panel.queries) for panel in board.panels)
-    assert len(WRITTEN[f"{board.name}.cloud-monitoring.json"]) == asked
-    assert len(WRITTEN[f"{board.name}.grafana.json"]) == asked
+    asked = [query for panel in board.panels for query in panel.queries]
+    priced = [query for panel in board.panels for query in panel.queries if panel.priced]
+    assert len(WRITTEN[f"{board.name}.cloud-monitoring.json"]) == len(asked) - len(priced)
+    assert len(WRITTEN[f"{board.name}.grafana.json"]) == len(asked)
     units = [panel["fieldConfig"]["defaults"]["unit"] for panel in GRAFANA[board.name]["panels"] if "targets" in panel]
     assert len(units) == len(board.panels)
     assert len(board.panels) <= 30
@@ -174,3 +179,29 @@ def test_filters_go_where_the_metric_has_the_label() -> None:
         'sum(rate(penstock_xds_pushes_total{${cluster}}[1m])) + sum(penstock_pool_endpoints{state="stale",${cluster},pool="p"})'
     )
     assert filled("sum(penstock_pool_saturation{$selector})", "1m") == "sum(penstock_pool_saturation)"
+
+
+def test_prices_are_asked_for_in_grafana_only_and_are_0_where_nobody_says_them() -> None:
+    (board,) = (board for board in BOARDS if any(panel.priced for panel in board.panels))
+    assert board.name == "cost-and-tokens"
+    boxes = [each for each in GRAFANA[board.name]["templating"]["list"] if each["type"] == "textbox"]
+    assert [each["name"] for each in boxes] == list(PRICES)
+    assert all(f"${each['name']}" in FILES[f"{board.name}.grafana.json"].decode() for each in boxes)
+    assert "_price" not in FILES[f"{board.name}.cloud-monitoring.json"].decode()
+    assert "textbox" not in FILES["overview.grafana.json"].decode()
+    promql = "sum(penstock_pool_saturation{$selector}) * ($cached_price - $input_price)"
+    assert filled(promql, "5m", prices={"input_price": "2.5"}) == "sum(penstock_pool_saturation) * (0 - 2.5)"
+
+
+def test_a_line_over_a_stack_is_not_stacked() -> None:
+    """The mean would be added to the stages that it is the sum of."""
+    (panel,) = (each for each in GRAFANA["model-and-pool"]["panels"] if each["title"] == "Stages of a request")
+    (override,) = panel["fieldConfig"]["overrides"]
+    assert override["matcher"]["options"] == panel["targets"][1]["refId"]
+    assert {"id": "custom.stacking", "value": {"mode": "none"}} in override["properties"]
+    (tile,) = (
+        each["widget"]["xyChart"]
+        for each in CLOUD["model-and-pool"]["mosaicLayout"]["tiles"]
+        if each["widget"]["title"] == "Stages of a request"
+    )
+    assert [each["plotType"] for each in tile["dataSets"]] == ["STACKED_AREA", "LINE"]

@@ -93,7 +93,7 @@ def test_what_is_served() -> None:
 
 async def logged(stream: Any, *records: DecisionRecord, **options: Any) -> DecisionLog:
     found = DecisionLog(stream, **options)
-    task = asyncio.create_task(found.run())
+    task = asyncio.create_task(found.lines.run())
     await asyncio.sleep(0)  # a task that has not begun ends without a word
     for record in records:
         found.offer(record)
@@ -121,7 +121,7 @@ async def test_a_long_log_says_it_again() -> None:
 async def test_lines_are_written_while_it_runs() -> None:
     stream = io.BytesIO()
     found = DecisionLog(stream)
-    task = asyncio.create_task(found.run())
+    task = asyncio.create_task(found.lines.run())
     found.offer(a_record())
     async with asyncio.timeout(30):
         while not stream.getvalue():
@@ -138,13 +138,13 @@ async def test_what_the_buffer_or_the_stream_does_not_take_is_counted() -> None:
             raise OSError("no space left on device")
 
     record = a_record()
-    assert (await logged(io.BytesIO(), *[record] * 5, capacity=2)).dropped == 3
+    assert (await logged(io.BytesIO(), *[record] * 5, capacity=2)).lines.dropped == 3
     found = await logged(Full(), record, record)
-    assert found.dropped == 2
-    ((sample),) = found.collect()
+    assert found.lines.dropped == 2
+    ((sample),) = found.lines.collect()
     assert sample.value == 2
     huge = replace(record, request=replace(record.request, cacheable=1 << 80))
-    assert (await logged(io.BytesIO(), huge)).dropped == 1
+    assert (await logged(io.BytesIO(), huge)).lines.dropped == 1
 
 
 async def test_a_record_leads_to_the_trace_of_its_request_and_is_still_read() -> None:

@@ -5,6 +5,7 @@ import io
 
 import pytest
 
+from observability.catalogue import LOG_RECORDS_DROPPED_TOTAL as LOST
 from observability.lines import Lines
 
 
@@ -24,16 +25,17 @@ def made(items: list[int]) -> bytes:
 
 async def test_the_last_items_are_written_at_the_end() -> None:
     stream = io.BytesIO()
-    lines = Lines(stream, made, 10)
+    lines = Lines(stream, made, 10, LOST)
     await written(lines, 1, 2, 3)
     assert (stream.getvalue(), lines.dropped) == (b"1\n2\n3\n", 0)
 
 
 async def test_what_the_buffer_does_not_hold_is_dropped_and_counted() -> None:
     stream = io.BytesIO()
-    lines = Lines(stream, made, 2)
+    lines = Lines(stream, made, 2, LOST)
     await written(lines, 1, 2, 3)
     assert (stream.getvalue(), lines.dropped) == (b"1\n2\n", 1)
+    assert [(sample.metric, sample.value) for sample in lines.collect()] == [(LOST, 1)]
 
 
 @pytest.mark.parametrize("error", [OSError, ValueError, TypeError])
@@ -41,7 +43,7 @@ async def test_what_cannot_be_written_or_made_is_counted(error: type[Exception])
     def broken(_items: list[int]) -> bytes:
         raise error
 
-    lines = Lines(io.BytesIO(), broken, 10)
+    lines = Lines(io.BytesIO(), broken, 10, LOST)
     await written(lines, 1, 2)
     assert lines.dropped == 2
 
@@ -49,6 +51,6 @@ async def test_what_cannot_be_written_or_made_is_counted(error: type[Exception])
 async def test_a_closed_stream_is_counted() -> None:
     stream = io.BytesIO()
     stream.close()
-    lines = Lines(stream, made, 10)
+    lines = Lines(stream, made, 10, LOST)
     await written(lines, 1)
     assert lines.dropped == 1

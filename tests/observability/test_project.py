@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 import requests
 
-from observability.dashboards.cloud_monitoring import dashboard
+from observability.dashboards.cloud_monitoring import dashboard, objective, service
 from observability.dashboards.files import boards, policies
-from observability.project import DASHBOARDS, POLICIES, Project, ProjectError, differences
+from observability.dashboards.objectives import OBJECTIVES
+from observability.project import DASHBOARDS, POLICIES, SERVICES, SLOS, Kind, Project, ProjectError, differences
 from tests.observability.monitoring import FakeMonitoring, fake_monitoring
 
 BOARDS = [dashboard(board) for board in boards()]
+TARGETS = [objective(each) for each in OBJECTIVES]
 OTHERS = {"displayName": "Of somebody else", "gridLayout": {}}
 
 
@@ -38,6 +40,92 @@ def test_a_second_time_there_is_nothing_to_do(fake: FakeMonitoring, kind: Any, o
     assert applied(fake, kind, ours) == len(ours) == len(fake.objects)
     assert applied(fake, kind, ours) == 0
     assert len(fake.objects) == len(ours)
+
+
+def served(fake: FakeMonitoring) -> int:
+    """The service first: objectives are below it."""
+    return applied(fake, SERVICES, [service()]) + applied(fake, SLOS, TARGETS)
+
+
+def test_a_service_and_its_objectives_are_made_once(fake: FakeMonitoring) -> None:
+    there = project(fake)
+    assert [str(each)[0] for each in there.changes(SLOS, TARGETS)] == ["+"] * 4  # its service is not there: nothing is
+    assert served(fake) == 5
+    assert served(fake) == 0
+    assert set(fake.objects) == {
+        "projects/p/services/penstock",
+        *(f"projects/p/services/penstock/serviceLevelObjectives/{each.name}" for each in OBJECTIVES),
+    }
+
+
+def test_an_objective_that_somebody_loosened_is_ours_again_and_keeps_its_name(fake: FakeMonitoring) -> None:
+    served(fake)
+    name = "projects/p/services/penstock/serviceLevelObjectives/ttft"
+    fake.objects[name]["goal"] = 0.5
+    (change,) = project(fake).changes(SLOS, TARGETS)
+    assert "goal is not as it should be" in str(change)
+    assert served(fake) == 1
+    assert fake.objects[name]["goal"] == 0.95
+
+
+def test_objectives_that_we_no_longer_have_go_and_those_of_others_stay(fake: FakeMonitoring) -> None:
+    served(fake)
+    theirs = fake.add("p", "services", {"displayName": "Shop", "custom": {}})
+    under = f"{theirs['name'].removeprefix('projects/p/')}/serviceLevelObjectives"
+    kept = fake.add("p", under, TARGETS[0] | {"displayName": "Theirs"})
+    ours = fake.add("p", "services/penstock/serviceLevelObjectives", TARGETS[0] | {"userLabels": {}})
+    (change,) = project(fake).changes(SLOS, TARGETS[1:])
+    assert str(change) == "- Requests without an error of ours, 99.9 %: is no longer wanted"
+    assert applied(fake, SLOS, TARGETS[1:]) == 1
+    assert kept["name"] in fake.objects
+    assert ours["name"] in fake.objects
+    assert "projects/p/services/penstock/serviceLevelObjectives/availability" not in fake.objects
+
+
+def test_a_service_of_others_with_our_name_is_not_taken_over(fake: FakeMonitoring) -> None:
+    other = fake.answer("POST", "/v3/projects/p/services", {"serviceId": ["penstock"]}, {"custom": {}})
+    with pytest.raises(ProjectError, match="409 projects/p/services/penstock already exists"):
+        served(fake)
+    assert fake.objects == {other["name"]: other}
+
+
+def indicator(**method: Any) -> dict[str, Any]:
+    return {"serviceLevelIndicator": {"requestBased": method}}
+
+
+def cut(found: str, **bounds: float) -> dict[str, Any]:
+    return indicator(distributionCut={"distributionFilter": found, "range": bounds})
+
+
+COUNTER, HISTOGRAM = (f'metric.type="x/{kind}" resource.type="prometheus_target"' for kind in ("counter", "histogram"))
+THREE = {"goodServiceFilter": COUNTER, "badServiceFilter": COUNTER, "totalServiceFilter": COUNTER}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed", "why"),
+    [
+        (SLOS, {"goal": 1.0}, "goal must be in"),
+        (SLOS, {"rollingPeriod": "90000s"}, "whole days"),
+        (SLOS, {"rollingPeriod": "2678400s"}, "at most 30"),
+        (SLOS, {"userLabels": {"penstock": "ttft", "Team": "x"}}, "is not allowed"),
+        (SLOS, cut(HISTOGRAM), "range is empty"),
+        (SLOS, cut(COUNTER, max=2.0), "must be of a histogram"),
+        (SLOS, cut('metric.type="x/histogram"', max=2.0), r"must have resource\.type once"),
+        (SLOS, cut("sum(rate(x[5m]))", max=2.0), "cannot be parsed"),
+        (SLOS, indicator(goodTotalRatio=THREE), "exactly two"),
+        (SLOS, {"surprise": 1}, "surprise"),
+        (SERVICES, {"userLabels": {"penstock": "Wrong Name"}}, "must match"),
+    ],
+)
+def test_the_fake_refuses_what_the_api_refuses(
+    fake: FakeMonitoring, kind: Kind, changed: dict[str, Any], why: str
+) -> None:
+    """Ours get through, so they are right; that is only worth something if what is wrong does not."""
+    if kind is SLOS:
+        applied(fake, SERVICES, [service()])
+    body = (TARGETS[1] if kind is SLOS else service()) | changed
+    with pytest.raises(ProjectError, match=why):
+        applied(fake, kind, [body])
 
 
 def test_what_others_have_there_stays(fake: FakeMonitoring) -> None:

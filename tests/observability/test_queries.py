@@ -20,6 +20,7 @@ GOOD = [
     "max_over_time((max(penstock_pool_saturation))[1h:5m])",
     'up{job="penstock"} == 0',
     '{__name__="penstock_pool_saturation"}',
+    "sum(rate(penstock_tokens_total[5m])) * ($cached_price - $input_price) / 1e6",
 ]
 BAD = {
     "penstock_unheard_of_total": "not in the catalogue",
@@ -39,6 +40,7 @@ BAD = {
     "penstock_pool_saturation / on(model_name) penstock_pool_queue_depth": "no label of both sides",
     "sum(penstock_pool_saturation": "unclosed",
     "penstock_pool_saturation{pool=}": "invalid promql query",
+    "sum(penstock_pool_saturation) * $inputprice": "unexpected character",
 }
 
 

@@ -100,13 +100,13 @@ async def test_a_full_buffer_drops_and_counts() -> None:
     for _ in range(5):
         log.observe(OUTCOME)
     log.observe(object())
-    assert [sample.value for sample in log.collect()] == [3]
+    assert [sample.value for sample in log.lines.collect()] == [3]
 
 
 async def test_lines_are_written_beside_the_loop() -> None:
     pipe = Pipe()
     log = RequestLog(pipe)
-    task = asyncio.create_task(log.run())
+    task = asyncio.create_task(log.lines.run())
     log.observe(OUTCOME)
     await pipe.flushed.wait()
     assert orjson.loads(pipe.getvalue())["penstock.request_id"] == "r1"
@@ -120,16 +120,16 @@ async def test_lines_are_written_beside_the_loop() -> None:
 async def test_a_broken_stream_loses_lines_not_the_gateway() -> None:
     pipe = Pipe(broken=True)
     log = RequestLog(pipe)
-    task = asyncio.create_task(log.run())
+    task = asyncio.create_task(log.lines.run())
     for written in range(2):  # the second write begins when the first is accounted for
         log.observe(OUTCOME)
         await pipe.flushed.wait()
         pipe.flushed.clear()
-        assert log.dropped <= written
+        assert log.lines.dropped <= written
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert 1 <= log.dropped <= 2
+    assert 1 <= log.lines.dropped <= 2
 
 
 def test_a_record_leads_to_its_trace_and_to_the_request() -> None:

@@ -3,12 +3,11 @@
 import math
 from dataclasses import replace
 
-import pytest
-
+from observability.asking import QueryError
 from observability.dashboards.alerts import Alert, alerts
 from observability.dashboards.files import boards
 from observability.dashboards.model import Board, Panel, Query, Row
-from observability.verify import QueryError, prometheus, verify
+from observability.verify import verify
 
 FULL = Panel("Full", (Query("sum(penstock_requests_inflight{$selector})"),), "1")
 GONE = Panel("Gone", (Query("sum(rate(penstock_requests_total{$selector}[$window]))"),), "1/s")
@@ -57,8 +56,3 @@ def test_every_panel_and_alert_is_asked_for() -> None:
         f"{board.name} / {panel.title}" for board in boards() for panel in board.panels
     }
     assert len(asked) >= len(panels) + len(alerts())
-
-
-def test_a_prometheus_that_is_not_there() -> None:
-    with pytest.raises(QueryError, match="refused"):
-        prometheus("http://127.0.0.1:1")("vector(1)")

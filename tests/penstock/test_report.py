@@ -3,7 +3,7 @@
 import pytest
 
 from observability import catalogue
-from penstock.report import Report
+from penstock.report import Report, _proxy
 from picker.picker import Picker
 from picker.signals import Signals
 from xds_server.facts import Node, NodeStatus, State, TypeStatus
@@ -33,3 +33,4 @@ def test_an_envoy_is_in_the_worst_of_its_states(proxy: NodeStatus, state: str) -
     expected["synced"] += 1
     expected[state] += 1
     assert found == expected
+    assert _proxy(proxy)["state"] == state  # the console says the same

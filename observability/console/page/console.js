@@ -55,8 +55,7 @@ function draw() {
 
 function header(now) {
   if (!now.ready) return state("Starting: no configuration yet", "warn");
-  const refusing = now.proxies.filter((proxy) => Object.keys(refused(proxy)).length).length;
-  const synced = now.proxies.filter((proxy) => wholly(proxy) === "synced").length;
+  const [refusing, synced] = ["rejecting", "synced"].map((state) => now.proxies.filter((proxy) => proxy.state === state).length);
   const words = [`${synced} of ${now.proxies.length} Envoys in sync`];
   if (refusing) words.push(`${refusing} refuse something`);
   if (now.problems.length) words.push(`${now.problems.length} problem${now.problems.length > 1 ? "s" : ""}`);
@@ -138,20 +137,13 @@ function refused(proxy) {
   return Object.assign({}, ...Object.values(proxy.types).map((type) => type.errors));
 }
 
-function wholly(proxy) {
-  if (Object.keys(refused(proxy)).length) return "refuses";
-  if (proxy.degraded) return "degraded";
-  return Object.values(proxy.types).every((type) => type.state !== "PENDING") ? "synced" : "pending";
-}
-
 function proxies(found) {
   const rows = found.slice(0, 200).map((proxy) => {
     const errors = refused(proxy);
-    const how = wholly(proxy);
     return row([
       element("th", { scope: "row" }, proxy.node),
       element("td", {}, proxy.fleet || "all Gateways"),
-      element("td", { class: { synced: "good", refuses: "bad" }[how] ?? "warn" }, how),
+      element("td", { class: { synced: "good", rejecting: "bad" }[proxy.state] ?? "warn" }, proxy.state),
       element("td", {}, Object.entries(proxy.types).map(([type, each]) => `${type} ${each.resources}`).join(", ")),
       element("td", {}, Object.entries(errors).map(([name, error]) => `${name}: ${error}`).join("; ") || "none"),
     ]);

@@ -25,6 +25,7 @@ from observability.autoscaling.manifests import (
 )
 from observability.autoscaling.signals import BACKLOG, BY_METRIC, DESIRED, INFLIGHT, QUEUE, SATURATION, SIGNALS
 from observability.catalogue import METRICS, series_names
+from observability.queries import check
 from picker.load import ENGINES
 from tests.picker.test_load import VLLM
 
@@ -131,13 +132,26 @@ def test_gke_reads_what_the_servers_really_have() -> None:
     assert ENGINES.keys() >= {"vllm", "sglang", "trtllm-serve", "triton-tensorrt-llm"}
 
 
-def test_only_keda_goes_to_zero() -> None:
+@pytest.mark.parametrize("signal", SIGNALS.values(), ids=SIGNALS)
+def test_gke_asks_cloud_monitoring_for_what_the_gateways_say_together(signal: Any) -> None:
+    metric, scaler = manifests("gke-promql", wanted(signal=signal))
+    (asked,) = metric["spec"]["metrics"]
+    assert asked == {"promql": {"name": signal.name, "query": query(wanted(signal=signal))}}
+    assert check(asked["promql"]["query"]) == []
+    (reads,) = scaler["spec"]["metrics"]
+    assert reads["type"] == "External"
+    assert reads["external"]["metric"] == {"name": f"autoscaling.gke.io|{metric['metadata']['name']}|{signal.name}"}
+    assert reads["external"]["target"]["type"] == signal.type
+
+
+def test_who_goes_to_zero_and_by_what() -> None:
     for kind in ("hpa", "stackdriver", "gke"):
         with pytest.raises(CannotScale, match="--kind keda"):
             manifests(kind, wanted(signal=INFLIGHT, least=0))
-    assert manifests("keda-prometheus", wanted(least=0))
-    with pytest.raises(CannotScale, match="would never go to zero"):
-        manifests("keda-prometheus", wanted(least=0, signal=SATURATION))
+    for kind in ("keda-prometheus", "gke-promql"):
+        assert manifests(kind, wanted(least=0))
+        with pytest.raises(CannotScale, match="would never go to zero"):
+            manifests(kind, wanted(least=0, signal=SATURATION))
 
 
 def test_what_is_printed_is_read_back() -> None:

@@ -16,8 +16,11 @@ def browser() -> str:
     return found
 
 
-def rendered(url: str, *, budget: int = 8000, picture: Path | None = None, size: str = "1500,1500") -> str:
+def rendered(
+    url: str, *, budget: int = 8000, picture: Path | None = None, size: str = "1500,1500", dark: bool = False
+) -> str:
     """The page's document after `budget` ms of its own time; blocking. With `picture`, a screenshot instead."""
+    scheme = ["--blink-settings=preferredColorScheme=0"] if dark else []
     with tempfile.TemporaryDirectory() as profile:
         what = f"--screenshot={picture}" if picture else "--dump-dom"
         command = [
@@ -29,7 +32,14 @@ def rendered(url: str, *, budget: int = 8000, picture: Path | None = None, size:
                 "--disable-dev-shm-usage",
                 "--hide-scrollbars",
             ),
-            *(f"--user-data-dir={profile}", f"--virtual-time-budget={budget}", f"--window-size={size}", what, url),
+            *(
+                f"--user-data-dir={profile}",
+                f"--virtual-time-budget={budget}",
+                f"--window-size={size}",
+                *scheme,
+                what,
+                url,
+            ),
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout
