@@ -9,6 +9,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import orjson
@@ -238,8 +239,9 @@ class SimServer:
             raise asyncio.CancelledError
         if response is not None:
             left = opened.tokens - answer.sent
-            await response.write(answer.events(left, progress.finished, opened.cached_tokens))
-            await response.write_eof()
+            with suppress(ConnectionError):  # the client has left
+                await response.write(answer.events(left, progress.finished, opened.cached_tokens))
+                await response.write_eof()
             return response
         body = answer.whole(progress.finished, opened.cached_tokens)
         return web.Response(body=body, content_type="application/json")
