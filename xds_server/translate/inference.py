@@ -1,8 +1,9 @@
 """The HTTP filters of a listener that serves InferencePools: model to header, one decision by the picker, token usage.
 
 Order on the way in: json_to_metadata reads the model, `model_to_header` makes it a header that routes match,
-`route_headers` applies the route's own header filters, ext_proc asks the picker. On the way out only the usage is read, and
-the model that was rewritten is given its name back (`restore`); the picker sees no byte of an answer. Verified on Envoy 1.40; docs/decisions/0002-data-path.md.
+`route_headers` applies the route's own header filters, ext_proc asks the picker. On the way out the usage is read, and then
+what the client must not see of all this is changed (`answer`); the picker sees no byte of an answer. Verified on Envoy 1.40;
+docs/decisions/0002-data-path.md.
 """
 
 from collections.abc import Sequence
@@ -58,8 +59,9 @@ from xds_server.model.names import (
     ROUTE_HEADERS,
     SSE_TO_METADATA,
     SUBSET_NAMESPACE,
+    USAGE_METADATA,
 )
-from xds_server.translate import restore
+from xds_server.translate import answer
 from xds_server.translate.encode import pack
 from xds_server.translate.headers import option
 from xds_server.translate.settings import DataPlane
@@ -108,7 +110,7 @@ def filters(plane: DataPlane, *, by_model: bool) -> tuple[list[HttpFilter], list
     """The filters before a route's own, and those after. `by_model`: some route matches the model header, so bodies are read
     before routing.
     """
-    found = [restore.sleeping(), _filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=by_model)))]
+    found = [answer.sleeping(), _filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=by_model)))]
     if by_model:
         found.append(_filter(MODEL_TO_HEADER, pack(_model_to_header())))
     return found, [
@@ -120,35 +122,42 @@ def filters(plane: DataPlane, *, by_model: bool) -> tuple[list[HttpFilter], list
 
 def picker_override(pool: Backend) -> ExtProcPerRoute:
     """Fills the ext_proc slot for a route, or for one share of it, to a pool: which pool, and what if nobody answers."""
-    name = f"{pool.ref.namespace}/{pool.ref.name}"
     overrides = ExtProcOverrides(
         grpc_service=_grpc(),
         processing_mode=_DECIDE,
         failure_mode_allow=pool.fail_open,
-        grpc_initial_metadata=[HeaderValue(key=POOL_METADATA, value=name)],
+        grpc_initial_metadata=_of(pool),
     )
     return ExtProcPerRoute(overrides=overrides)
 
 
-def asking(pool: Backend, plane: DataPlane) -> HttpFilter:
-    """ext_proc of a pool that is asked apart (`pool.py`). It fails, always: what comes next is not decided here."""
-    if pool.picker is None:
-        config = _slot(plane)
-        config.processing_mode = _DECIDE
-        name = f"{pool.ref.namespace}/{pool.ref.name}"
-        config.grpc_service = replace(_grpc(), initial_metadata=[HeaderValue(key=POOL_METADATA, value=name)])
-    else:
+def asking(pool: Backend, plane: DataPlane) -> list[HttpFilter]:
+    """The filters of a pool that is asked apart (`pool.py`), whose metadata no other listener sees. ext_proc fails, always: what
+    comes next is not decided here.
+    """
+    if pool.picker is not None:
         config = replace(_slot(plane), grpc_service=_grpc(pool.picker), processing_mode=_TAKE_PART)
+        config.failure_mode_allow = False
         config.route_cache_action = (
             ExternalProcessorRouteCacheAction.CLEAR
         )  # see `pool.py`: no route here leads elsewhere
-    config.failure_mode_allow = False
-    return _filter(EXT_PROC, pack(config))
+        return [_filter(EXT_PROC, pack(config))]
+    grpc_service = replace(_grpc(), initial_metadata=_of(pool))
+    config = replace(_slot(plane), grpc_service=grpc_service, processing_mode=_DECIDE, failure_mode_allow=False)
+    told = [_filter(ROUTE_HEADERS, pack(HeaderMutation(mutations=_told(plane))))] if plane.explain else []
+    return [
+        *told,
+        answer.awake(),
+        _filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=False))),
+        _filter(EXT_PROC, pack(config)),
+        _filter(SSE_TO_METADATA, pack(_sse_to_metadata())),
+    ]
 
 
-def telling(plane: DataPlane) -> list[HttpFilter]:
-    """For the listener of a pool that is asked apart, whose metadata no other listener sees."""
-    return [_filter(ROUTE_HEADERS, pack(HeaderMutation(mutations=_told(plane))))] if plane.explain else []
+def _of(pool: Backend) -> list[HeaderValue]:
+    """What the picker is told of the pool. Whoever may ask for usage has what hides it again: `answer.py`, on the same route."""
+    found = [HeaderValue(key=POOL_METADATA, value=f"{pool.ref.namespace}/{pool.ref.name}")]
+    return [*found, HeaderValue(key=USAGE_METADATA, value="ask")] if pool.usage else found
 
 
 def _told(plane: DataPlane) -> Mutations:
