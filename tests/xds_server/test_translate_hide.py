@@ -61,6 +61,7 @@ def test_the_event_that_tells_usage_alone_is_taken_away(usage: bytes) -> None:
         b'data: {"x":{"choices":[]},"usage":{}}\n\n',
         b'data: {"choices":[],"usage":"{}"}\n\n',
         b'data: {"choices":["a"],"usage":{}}\n\n',
+        b'data: {"choices":"a","choices\\\\":[],"usage":{}}\n\n',
         b'data: {"choices":null,"usage":{}}\n\n',
         b'data: {"error":{"message":"\\"choices\\":[],\\"usage\\":{}"}}\n\n',
         b'data: {"choices":[],"usage":{}\n\n',  # no JSON

@@ -15,7 +15,7 @@ local concat = table.concat
 
 -- Whether a JSON object has, of its own, no choices and a usage. Its strings are emptied first, so that brackets are brackets.
 local function tells_usage_only(json)
-  local bare = gsub(gsub(json, "\\.", ""), '"([^"]*)"', function(word) return KEPT[word] or '""' end)
+  local bare = gsub(gsub(json, "\\.", "-"), '"([^"]*)"', function(word) return KEPT[word] or '""' end)
   local members = match(bare, "^%s*{(.*)}%s*$")
   if members == nil then return false end
   members = gsub(members, "%b{}", "{}")
