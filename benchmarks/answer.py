@@ -1,8 +1,8 @@
-"""What it costs an Envoy to change answers: to give rewritten models their names back, and to hide usage that nobody asked for.
+"""What it costs an Envoy to look at answers: to read their usage, to give rewritten models their names back, to hide unasked usage.
 
-`python -m benchmarks.answer [--seconds 6]`: one plain Envoy with one worker and a port for each way, which take turns: without the
-filter, asleep (as on routes that need nothing), awake with nothing to do (as for requests that are not streamed, or ask for usage), and
-with either to do. The last line is JSON, in microseconds of user and system time of a request; ratios within a run are what counts.
+`python -m benchmarks.answer [--seconds 6]`: one plain Envoy with one worker and a port for each way, which take turns: without any
+filter; with sse_to_metadata, Envoy's own way to read usage, which we do not use; with our filter, which reads, and with either change
+beside that. The last line is JSON, in microseconds of user and system time of a request; ratios within a run are what counts.
 Exit status 1 if an answer was not what it should be.
 """
 
@@ -21,13 +21,14 @@ from benchmarks.flips import HOST, STARTUP_S, TYPE, free_port, listens
 from benchmarks.path import MODEL, backends, plain
 from penstock import envoy
 from xds_server.model.names import LUA, PENSTOCK_NAMESPACE
-from xds_server.translate.answer import NAME, SCRIPT
+from xds_server.translate.answer import SCRIPT
+from xds_server.translate.usage import PLACES
 
 # What the decision says, by way; the target is what `_backend` answers.
 WAYS: dict[str, dict[str, Any]] = {
     "without": {},
-    "asleep": {},
-    "idle": {},
+    "sse_to_metadata": {},
+    "read": {},
     "restore": {"asked": f'"{MODEL}"', "target": '"m"'},
     "hide": {"unasked_usage": True},
 }
@@ -43,11 +44,24 @@ def filters(way: str) -> list[dict[str, Any]]:
         "metadata": [{"metadata_namespace": PENSTOCK_NAMESPACE, "value": {"id": "1"} | WAYS[way]}],
     }
     found = [{"name": "decision", "typed_config": decision}]
-    source = {"inline_string": SCRIPT}
-    lua = {"source_codes": {NAME: source}} if way == "asleep" else {"default_source_code": source}
-    if way != "without":
-        found.append({"name": LUA, "typed_config": {"@type": TYPE + "filters.http.lua.v3.Lua", **lua}})
+    if way == "sse_to_metadata":
+        found.append(sse_to_metadata())
+    elif way != "without":
+        lua = {"@type": TYPE + "filters.http.lua.v3.Lua", "default_source_code": {"inline_string": SCRIPT}}
+        found.append({"name": LUA, "typed_config": lua})
     return found
+
+
+def sse_to_metadata() -> dict[str, Any]:
+    """With a rule for each place where usage may be."""
+    rules = [
+        {"rule": {"selectors": [{"key": key} for key in path], "on_present": {"metadata_namespace": "ai", "key": name}}}
+        for name, path in PLACES
+    ]
+    parser = {"@type": TYPE + "content_parsers.json.v3.JsonContentParser", "rules": rules}
+    config = {"content_parser": {"name": "envoy.content_parsers.json", "typed_config": parser}}
+    kind = TYPE + "filters.http.sse_to_metadata.v3.SseToMetadata"
+    return {"name": "envoy.filters.http.sse_to_metadata", "typed_config": {"@type": kind, "response_rules": config}}
 
 
 def bootstrap(ports: dict[str, int], servers: list[int]) -> dict[str, Any]:
@@ -98,8 +112,8 @@ async def main(options: argparse.Namespace) -> int:
                         )  # fmt: skip
                         cost[way] = min(cost[way], used.us("envoy"))
                 row = {"tokens": tokens, **{f"{way}_us": cost[way] for way in WAYS}}
-                for way in ("restore", "hide"):
-                    row[f"{way}_us_per_token"] = round((cost[way] - cost["idle"]) / tokens, 3) if tokens else None
+                for way in ("sse_to_metadata", "read", "restore", "hide"):
+                    row[f"{way}_us_per_token"] = round((cost[way] - cost["without"]) / tokens, 3) if tokens else None
                 rows.append(row)
                 print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     print(json.dumps({"rows": rows}))

@@ -16,7 +16,7 @@ from penstock.sim.server import SimServer
 from tests.e2e.backend import Backend, backend
 from tests.e2e.manifests import GATEWAY, documents, pool, route, rule, to_pool
 from tests.e2e.world import Answer, World, serving, sim, world
-from tests.xds_server.test_translate_hide import DONE, NULL, TOKEN, USAGE
+from tests.xds_server.test_translate_usage import DONE, NULL, TOKEN, USAGE
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 MESSAGES: Any = [{"role": "user", "content": "Where does the water go?"}]

@@ -1,4 +1,4 @@
-"""The filter of answers: on which routes it is awake, and what an Envoy without it takes."""
+"""The filter of answers: where it is, who lets the picker ask for what it hides, and what an Envoy without it takes."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,6 @@ from xds_server.snapshot import LDS, RDS
 from xds_server.translate import DataPlane, translate
 
 TO_POOL = [{"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "p"}]
-SET = {
-    "type": "RequestHeaderModifier",
-    "requestHeaderModifier": {"set": [{"name": "X-Llm-D-Model-Name-Rewrite", "value": "b"}]},
-}
 
 
 def resources(found: Graph, kind: str) -> bytes:
@@ -32,45 +28,40 @@ def rewrite(name: str) -> Any:
 
 
 LEFT = {"penstock.dev/stream-usage": "client"}
-NAME, ASK = b"penstock.answer", b"x-penstock-usage"  # what wakes it; what lets the picker ask
+ASK = b"x-penstock-usage"  # what lets the picker ask
+READ = b"envoy_on_response"
 
 
-def test_it_is_there_for_pools_and_awake_where_there_is_something_to_change() -> None:
+def test_it_is_there_for_pools_whatever_they_want() -> None:
     to_pool = route("r", rule(to=TO_POOL))
     asks = graph(gateway(), pool(), to_pool)
     leaves = graph(gateway(), pool(annotations=LEFT), to_pool)
-    other = graph(gateway(), pool(annotations=LEFT), to_pool, rewrite("q"))
-    of_pool = graph(gateway(), pool(annotations=LEFT), to_pool, rewrite("p"))
-    of_route = graph(gateway(), pool(annotations=LEFT), route("r", rule(to=TO_POOL, filters=[SET])))
-    every = (asks, leaves, other, of_pool, of_route)
-    assert [NAME in resources(each, RDS) for each in every] == [True, False, False, True, True]
-    # The picker asks only where the answer to it is hidden: both are on one route, so no change of it can part them.
-    assert [ASK in resources(each, RDS) for each in every] == [True, False, False, False, False]
+    rewrites = graph(gateway(), pool(), to_pool, rewrite("p"))
+    assert [ASK in resources(each, RDS) for each in (asks, leaves, rewrites)] == [True, False, True]
     # What comes or goes changes routes, never listeners: those would end long streams.
-    assert len({resources(each, LDS) for each in every}) == 1
-    assert b"envoy_on_response" in resources(asks, LDS)
+    assert len({resources(each, LDS) for each in (asks, leaves, rewrites)}) == 1
+    assert resources(asks, LDS).count(READ) == 1
 
 
 def test_each_share_of_a_rule_says_it_for_itself() -> None:
     shares = [{**TO_POOL[0], "name": name, "weight": 1} for name in ("p", "q")]
     found = graph(gateway(), pool(), pool("q", annotations=LEFT), route("r", rule(to=shares)))
-    assert resources(found, RDS).count(NAME) == resources(found, RDS).count(ASK) == 1
+    assert resources(found, RDS).count(ASK) == 1
 
 
 def test_a_pool_that_is_asked_apart_asks_and_hides_in_its_own_listener() -> None:
     apart = pool(annotations={"penstock.dev/failover": "q"})
     found = graph(gateway(), apart, pool("q", annotations=LEFT), route("r", rule(to=TO_POOL)))
     assert resources(found, LDS).count(ASK) == 1
-    assert resources(found, LDS).count(b"envoy_on_response") == 2
+    assert resources(found, LDS).count(READ) == 2
 
 
 def test_pools_of_others_have_none() -> None:
     picker = pool(spec={"endpointPickerRef": {"name": "epp", "port": {"number": 9002}}})
     epp = service("epp", service_ports=[{"port": 9002}])
     found = graph(gateway(), picker, epp, route("r", rule(to=TO_POOL)), rewrite("p"), foreign_pickers=True)
-    assert NAME not in resources(found, RDS)
     assert ASK not in resources(found, RDS) + resources(found, LDS)
-    assert b"envoy_on_response" not in resources(found, LDS)
+    assert READ not in resources(found, LDS)
 
 
 def without_lua(found: Any) -> Any:
@@ -94,7 +85,7 @@ def test_an_envoy_without_lua_takes_the_same_configuration(tmp_path: Path) -> No
     found = graph(gateway(), pool(), route("r", rule(to=TO_POOL)), rewrite("p"))
     resources_ = envoy(translate(found, DataPlane(bind="127.0.0.1"))[EVERYTHING])
     other = without_lua(resources_)
-    assert str(other).count("NoLua") == 2
+    assert str(other).count("NoLua") == 1
     validate(other, tmp_path)
     wanted = json.dumps(other).replace('"isOptional": true', '"isOptional": false')
     with pytest.raises(AssertionError, match="nolua"):  # it is this word that does it

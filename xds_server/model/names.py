@@ -46,6 +46,5 @@ LUA = "envoy.filters.http.lua"
 ROUTER = "envoy.filters.http.router"
 EXT_PROC = "envoy.filters.http.ext_proc"
 JSON_TO_METADATA = "envoy.filters.http.json_to_metadata"
-SSE_TO_METADATA = "envoy.filters.http.sse_to_metadata"
 MODEL_TO_HEADER = "penstock.model_to_header"  # an envoy.filters.http.header_mutation
 ROUTE_HEADERS = "penstock.route_headers"  # another: header filters of routes to pools, which the picker must see

@@ -11,8 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
-from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc, HeaderValue, TypedExtensionConfig
-from envoy_data_plane.envoy.extensions.content_parsers.json.v3 import JsonContentParser, JsonContentParserRuleConfig
+from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc, HeaderValue
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
     ExternalProcessorRouteCacheAction,
@@ -32,10 +31,6 @@ from envoy_data_plane.envoy.extensions.filters.http.json_to_metadata.v3 import (
     JsonToMetadataRule,
     JsonToMetadataSelector as Selector,
     JsonToMetadataValueType as ValueType,
-)
-from envoy_data_plane.envoy.extensions.filters.http.sse_to_metadata.v3 import (
-    SseToMetadata,
-    SseToMetadataProcessingRules,
 )
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
@@ -57,7 +52,6 @@ from xds_server.model.names import (
     PICKER_CLUSTER,
     POOL_METADATA,
     ROUTE_HEADERS,
-    SSE_TO_METADATA,
     SUBSET_NAMESPACE,
     USAGE_METADATA,
 )
@@ -65,26 +59,8 @@ from xds_server.translate import answer
 from xds_server.translate.encode import pack
 from xds_server.translate.headers import option
 from xds_server.translate.settings import DataPlane
+from xds_server.translate.usage import PLACES
 
-# Where an answer, or an event of its stream, tells what was used: OpenAI's completions; its responses, whose stream ends with the
-# response as a whole; Anthropic's messages, whose stream begins with a message and corrects it. picker/completions.py reads it.
-_USAGE = (
-    ("prompt_tokens", ("usage", "prompt_tokens")),
-    ("completion_tokens", ("usage", "completion_tokens")),
-    ("cached_tokens", ("usage", "prompt_tokens_details", "cached_tokens")),
-    *(
-        (name, (*at, "usage", *path))
-        for at in ((), ("response",), ("message",))
-        for name, path in (
-            ("prompt_tokens", ("input_tokens",)),
-            ("completion_tokens", ("output_tokens",)),
-            ("cached_tokens", ("input_tokens_details", "cached_tokens")),
-            ("cache_read_tokens", ("cache_read_input_tokens",)),
-            ("cache_creation_tokens", ("cache_creation_input_tokens",)),
-        )
-        if at != ("response",) or not name.startswith("cache_")
-    ),
-)
 _JSON = RegexMatcher(regex=r"(?i)application/json(?:\s*;.*)?")  # servers and clients do send "; charset=utf-8"
 _SKIP = ProcessingMode(
     request_header_mode=Send.SKIP,
@@ -110,13 +86,12 @@ def filters(plane: DataPlane, *, by_model: bool) -> tuple[list[HttpFilter], list
     """The filters before a route's own, and those after. `by_model`: some route matches the model header, so bodies are read
     before routing.
     """
-    found = [answer.sleeping(), _filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=by_model)))]
+    found = [answer.answers(), _filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=by_model)))]
     if by_model:
         found.append(_filter(MODEL_TO_HEADER, pack(_model_to_header())))
     return found, [
         _filter(ROUTE_HEADERS, pack(HeaderMutation(mutations=_told(plane)))),
         _filter(EXT_PROC, pack(_slot(plane))),
-        _filter(SSE_TO_METADATA, pack(_sse_to_metadata())),
     ]
 
 
@@ -147,15 +122,14 @@ def asking(pool: Backend, plane: DataPlane) -> list[HttpFilter]:
     told = [_filter(ROUTE_HEADERS, pack(HeaderMutation(mutations=_told(plane))))] if plane.explain else []
     return [
         *told,
-        answer.awake(),
+        answer.answers(),
         _filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=False))),
         _filter(EXT_PROC, pack(config)),
-        _filter(SSE_TO_METADATA, pack(_sse_to_metadata())),
     ]
 
 
 def _of(pool: Backend) -> list[HeaderValue]:
-    """What the picker is told of the pool. Whoever may ask for usage has what hides it again: `answer.py`, on the same route."""
+    """What the picker is told of the pool, and whether it may ask streams for usage: where this is said, `answer.py` hides it again."""
     found = [HeaderValue(key=POOL_METADATA, value=f"{pool.ref.namespace}/{pool.ref.name}")]
     return [*found, HeaderValue(key=USAGE_METADATA, value="ask")] if pool.usage else found
 
@@ -200,19 +174,13 @@ def _json_to_metadata(*, by_model: bool) -> JsonToMetadata:
     return JsonToMetadata(request_rules=request, response_rules=usage)
 
 
-def _sse_to_metadata() -> SseToMetadata:
-    parser = JsonContentParser(rules=[JsonContentParserRuleConfig(rule=each) for each in _usage()])
-    config = TypedExtensionConfig(name="envoy.content_parsers.json", typed_config=pack(parser))
-    return SseToMetadata(response_rules=SseToMetadataProcessingRules(content_parser=config))
-
-
 def _usage() -> list[JsonToMetadataRule]:
     return [
         JsonToMetadataRule(
             selectors=[Selector(key=key) for key in path],
             on_present=Pair(metadata_namespace=AI_NAMESPACE, key=name, type=ValueType.NUMBER),
         )
-        for name, path in _USAGE
+        for name, path in PLACES
     ]
 
 

@@ -1,6 +1,6 @@
 """The model that the client asked for, back in the answer to a request whose model was rewritten: Lua, run by `answer.py`.
 
-Dynamic metadata of the decision (`penstock`: asked, target) wakes it. It changes the value of the key `model` where the APIs have
+Dynamic metadata of the decision (`penstock`: asked, target) asks for it. It changes the value of the key `model` where the APIs have
 it (of the answer, of each event, of an event's `message` or `response`), and only a value that is the target's name; everything
 else passes as it came. Streams pass chunk by chunk: held back is at most the beginning of a name, until its end has come. Why, and
 what it costs: docs/decisions/0014-model-rewrite.md. Cases: tests/xds_server/test_translate_restore.py.

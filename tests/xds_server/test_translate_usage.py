@@ -1,4 +1,6 @@
-"""Usage that nobody asked for: the script as LuaJIT runs it, on streams cut anywhere. With a real Envoy: tests/e2e/test_unasked.py."""
+"""Usage of streams, read and hidden: the script as LuaJIT runs it, on streams cut anywhere. With a real Envoy: tests/e2e/test_usage.py
+and test_unasked.py.
+"""
 
 import json
 from collections.abc import Callable, Iterable
@@ -8,13 +10,14 @@ import pytest
 from hypothesis import given, strategies as st
 from lupa.luajit21 import LuaRuntime
 
-from xds_server.translate.hide import HIDE
+from xds_server.translate.usage import USAGE as SCRIPT
 
 LUA = LuaRuntime(encoding=None)
-LUA.execute(HIDE.encode())
-Hider = Callable[[], tuple[Callable[[bytes], bytes], Callable[[], bytes]]]
-HIDER: Hider = LUA.eval(b"hider")
-LONGEST = 8192
+LUA.execute(SCRIPT.encode())
+Tell = Callable[[bytes, float], None]
+Reader = Callable[[Tell, bool], tuple[Callable[[bytes], bytes], Callable[[], bytes]]]
+READER: Reader = LUA.eval(b"usage_reader")
+LONGEST, LONGEST_HELD = 1 << 20, 8192
 
 TOKEN = b'data: {"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 NULL = b'data: {"id":"c","choices":[{"index":0,"text":"a"}],"usage":null}\n\n'  # SGLang and TensorRT-LLM, asked or not
@@ -24,8 +27,18 @@ DONE = b"data: [DONE]\n\n"
 
 def hidden(pieces: Iterable[bytes]) -> list[bytes]:
     """What is sent for each piece, and at the end."""
-    feed, rest = HIDER()
+    feed, rest = READER(lambda *_: None, True)
     return [feed(piece) for piece in pieces] + [rest()]
+
+
+def told(pieces: Iterable[bytes], *, hides: bool = False) -> dict[str, float]:
+    """What the metadata has at the end; nothing of the stream is changed unless it hides."""
+    found: dict[str, float] = {}
+    feed, rest = READER(lambda name, number: found.update({name.decode(): number}), hides)
+    pieces = list(pieces)
+    passed = [feed(piece) for piece in pieces] + [rest()]
+    assert hides or passed == [*pieces, b""]
+    return found
 
 
 def one(text: bytes) -> bytes:
@@ -69,7 +82,7 @@ def test_the_event_that_tells_usage_alone_is_taken_away(usage: bytes) -> None:
         b'event: x\ndata: {"choices":[],"usage":{}}\n\n',  # nobody's; it would have to go as a whole
         b'data: {"choices":[],\ndata: "usage":{}}\n\n',
         b': {"choices":[],"usage":{}}\n\n',
-        b'data: {"choices":[],"usage":{"x":"' + b"x" * LONGEST + b'"}}\n\n',
+        b'data: {"choices":[],"usage":{"x":"' + b"x" * LONGEST_HELD + b'"}}\n\n',
     ],
 )
 def test_every_other_event_passes(event: bytes) -> None:
@@ -86,14 +99,68 @@ def test_an_event_that_is_cut_is_held_until_it_has_choices() -> None:
     cut = TOKEN.index(b'"index"') + 4
     assert hidden([TOKEN[:20], TOKEN[20:cut], TOKEN[cut:], DONE]) == [b"", TOKEN[:cut], TOKEN[cut:], DONE, b""]
     begun = b'data: {"x":"'
-    found = hidden([begun, b"x" * LONGEST, b"y", b'"}\n\n'])
-    assert found == [b"", begun + b"x" * LONGEST, b"y", b'"}\n\n', b""]
+    for size in (LONGEST_HELD, LONGEST):
+        found = hidden([begun, b"x" * size, b"y", b'"}\n\n', TOKEN])
+        assert found == [b"", begun + b"x" * size, b"y", b'"}\n\n', TOKEN, b""]
     assert hidden([b"data: [DO", b"NE]\n", b"\n" + USAGE]) == [b"data: [DO", b"NE]\n", b"\n", b""]
 
 
 def test_a_stream_that_breaks_off_loses_nothing() -> None:
     for end in range(len(USAGE)):
         assert one(TOKEN + USAGE[:end]) == TOKEN + USAGE[:end]
+
+
+# --- what is read -----------------------------------------------------------------------------------------------------
+
+CHAT = {
+    "prompt_tokens": 100,
+    "total_tokens": 107,
+    "completion_tokens": 7,
+    "prompt_tokens_details": {"cached_tokens": 64},
+}
+RESPONSE = {"input_tokens": 100, "output_tokens": 7, "input_tokens_details": {"cached_tokens": 64}}
+MESSAGE = {"input_tokens": 36, "cache_creation_input_tokens": 3, "cache_read_input_tokens": 64, "output_tokens": 7}
+COUNTED = {"prompt_tokens": 100, "completion_tokens": 7, "cached_tokens": 64}
+WRITTEN = {"prompt_tokens": 36, "cache_creation_tokens": 3, "cache_read_tokens": 64, "completion_tokens": 7}
+
+
+def sse(*events: dict[str, Any], before: str = "") -> bytes:
+    return b"".join(f"{before}data: {json.dumps(event)}\n\n".encode() for event in events)
+
+
+@pytest.mark.parametrize("hides", [True, False])
+@pytest.mark.parametrize(
+    ("stream", "wanted"),
+    [
+        (sse({"choices": [{"delta": {}}], "usage": None}, {"choices": [], "usage": CHAT}) + DONE, COUNTED),
+        (sse({"choices": [{"delta": {"content": '"'}}], "usage": CHAT}), COUNTED),
+        (sse(*({"choices": [{}], "usage": {"completion_tokens": n}} for n in (1, 2))), {"completion_tokens": 2}),
+        (sse({"response": {"usage": None}}, {"response": {"output": [{"usage": {}}], "usage": RESPONSE}}), COUNTED),
+        (
+            sse(
+                {"type": "message_start", "message": {"id": "m", "content": [], "usage": {"input_tokens": 1, "output_tokens": 0}}},
+                {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": MESSAGE},
+                before="event: x\n",
+            ),
+            WRITTEN,
+        ),
+        (sse({"choices": [{"usage": CHAT}], "x": {"usage": CHAT}, "y": [{"usage": CHAT}]}), {}),
+        (sse({"choices": [{"delta": {"content": json.dumps({"usage": CHAT})}}]}), {}),
+        (sse({"usage": {"prompt_tokens": None, "completion_tokens": "7", "x": {"prompt_tokens": 1}}}), {}),
+        (b'data: {"usage":{"prompt_tokens":1}\n\ndata: "usage"\n\nevent: "usage"\n\n', {}),
+    ],
+)  # fmt: skip
+def test_what_is_told_is_read_where_it_may_be(stream: bytes, wanted: dict[str, int], hides: bool) -> None:
+    for each in (stream, stream.replace(b"\n", b"\r\n")):
+        assert told([each], hides=hides) == wanted
+        assert told((each[i : i + 1] for i in range(len(each))), hides=hides) == wanted
+
+
+def test_the_end_of_a_long_answer_is_read_and_what_is_longer_is_not() -> None:
+    for size, wanted in ((LONGEST - 1000, COUNTED), (LONGEST, {})):
+        event = sse({"response": {"output": "x" * size, "usage": RESPONSE}})
+        assert told([event]) == told([event[:5000], event[5000:]]) == wanted
+        assert told([event[:-50], event[-50:] + sse({"usage": CHAT})]) == COUNTED
 
 
 # --- laws -------------------------------------------------------------------------------------------------------------
@@ -156,10 +223,22 @@ def test_what_is_no_event_passes_as_it_came(text: bytes, places: list[int]) -> N
     assert b"".join(hidden(cut(text, places))) == text
 
 
+@given(st.lists(EVENTS, max_size=4), STYLES, CUTS, st.booleans())
+def test_of_a_stream_what_it_tells_of_itself_is_read(
+    values: list[dict[str, Any]], style: dict[str, Any], places: list[int], hides: bool
+) -> None:
+    numbers = [{"prompt_tokens": number, "x": [value]} for number, value in enumerate(values)]
+    text = b"".join(
+        f"data: {json.dumps(value | {'usage': usage}, **style)}\n\n".encode()
+        for value, usage in zip(values, numbers, strict=True)
+    )
+    assert told(cut(text, places), hides=hides) == ({"prompt_tokens": len(values) - 1} if values else {})
+
+
 @given(st.lists(st.sampled_from([TOKEN, NULL, USAGE, DONE]), min_size=1), CUTS)
 def test_no_more_is_held_than_an_event_whose_end_has_not_come(parts: list[bytes], places: list[int]) -> None:
     text = b"".join(parts)
-    feed, _ = HIDER()
+    feed, _ = READER(lambda *_: None, True)
     came = sent = b""
     for piece in cut(text, places):
         came, sent = came + piece, sent + feed(piece)
