@@ -176,7 +176,7 @@ def measure(size: int, endpoints: int, every: int = 100, *, events: bool = False
 
     def batch(first: int) -> None:
         for number in range(first, first + 5):
-            session = ExtProcSession(picker, pool.name, f"id-{number}")
+            session = ExtProcSession(picker, pool.name, f"id-{number}", ask_usage=True)
             ask(session, different[number % len(different)])
             assert session.closed
 
@@ -194,7 +194,7 @@ def measure_full(size: int, endpoints: int, queue: int = 50) -> float:
     sessions: dict[str, ExtProcSession] = {}
 
     def arrive(number: int) -> None:
-        session = sessions[f"id-{number}"] = ExtProcSession(picker, pool.name, f"id-{number}")
+        session = sessions[f"id-{number}"] = ExtProcSession(picker, pool.name, f"id-{number}", ask_usage=True)
         ask(session, different[number % 20])
         assert session.waiting is not None
 

@@ -3,7 +3,7 @@
 Envoy batches the entries (20 ms), so the transport's price is paid per batch. What Envoy must be told to log, seen to work on
 1.40: custom tag `ttft` = %COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%; dynamic metadata `penstock` (id) from ext_proc and
 `ai` (model, prompt_tokens, completion_tokens, cached_tokens, and of Anthropic's answers cache_read_tokens and
-cache_creation_tokens) from json_to_metadata and sse_to_metadata; request headers.
+cache_creation_tokens) from json_to_metadata and, of streams, the Lua of xds_server/translate/usage.py; request headers.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

@@ -1,7 +1,7 @@
 """InferenceRequest: what a decision needs of one HTTP request, read once.
 
 Which path carries which body: OpenAI API reference, Anthropic Messages, vLLM 0.32 and SGLang HTTP servers. A path that none of
-them knows passes through unread: it is routed by load alone. The body is never changed here, except for the model's name.
+them knows passes through unread: it is routed by load alone. The body is never changed here: see splice.py.
 """
 
 import re
@@ -17,6 +17,9 @@ from picker.errors import BadRequest
 from xds_server.model.names import FAIRNESS_HEADER, OBJECTIVE_HEADER, REWRITE_HEADERS
 
 Dialect = Literal["openai", "anthropic"]
+# Whether the answer tells how many tokens it took. told: it does, or it is the server's to say; silent: a stream of OpenAI's
+# completions that was not asked to; declined: the same, with stream_options that say no.
+Usage = Literal["told", "silent", "declined"]
 
 MAX_BODY = 32 << 20  # bytes; images travel inline as base64
 MAX_PARTS = 1 << 17  # messages, parts of them, prompts of a batch: more would hold up the requests of all others
@@ -52,6 +55,7 @@ class InferenceRequest:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)  # lower-case names
     body: bytes = field(default=b"", repr=False, compare=False)  # where it was read
     media: tuple[int, ...] = ()  # hashes of the images, videos and sounds among the prompt's parts
+    usage: Usage = "told"
 
     @property
     def prompt_tokens(self) -> int:
@@ -94,6 +98,7 @@ def parse(headers: Mapping[str, str], body: bytes, max_body: int = MAX_BODY) -> 
         headers=headers,
         body=body,
         media=_media(content),
+        usage="told" if kind.tells_usage or _path(headers).endswith("/render") else _usage(content),
     )
 
 
@@ -258,14 +263,15 @@ class Kind:
     prompt: Callable[[Mapping[str, Any]], bytes]
     dialect: Dialect = "openai"
     model_required: bool = True
+    tells_usage: bool = True  # False: streams do only where stream_options ask for it
 
 
 # The longest suffix that fits wins. `/generate` and what vLLM adds to OpenAI's API may leave the model out.
 KINDS: tuple[tuple[str, Kind], ...] = tuple(
     sorted(
         {
-            "/chat/completions": Kind(_messages),
-            "/completions": Kind(_field("prompt")),
+            "/chat/completions": Kind(_messages, tells_usage=False),
+            "/completions": Kind(_field("prompt"), tells_usage=False),
             "/embeddings": Kind(_field("input")),
             "/responses": Kind(_responses),
             "/images/generations": Kind(_field("prompt")),
@@ -319,6 +325,21 @@ def _object(body: bytes) -> dict[str, Any]:
     return content
 
 
+def _usage(content: Mapping[str, Any]) -> Usage:
+    """Of OpenAI's completions. Options that do not speak of usage mean yes to vLLM and no to others: they are the server's."""
+    if content.get("stream") is not True:
+        return "told"
+    if "stream_options" not in content:
+        return "silent"
+    options = content["stream_options"]
+    if options is None:
+        return "declined"
+    if not isinstance(options, dict) or options.get("include_usage", True) not in (None, False):
+        return "told"
+    # With usage in every event a server would tell more than was asked for here, and SGLang tells it as it is.
+    return "told" if options.get("continuous_usage_stats") else "declined"
+
+
 def _max_tokens(content: Mapping[str, Any]) -> int | None:
     for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
         found = content.get(name)
@@ -331,47 +352,3 @@ def _max_tokens(content: Mapping[str, Any]) -> int | None:
             if isinstance(found, int):
                 return found
     return None
-
-
-# --- the model's name in the body -------------------------------------------------------------------------------------
-
-# A string with the colon that makes it a key, or a bracket. Everything between them is skipped at C speed.
-# Possessive (`*+`), so that a long string costs no memory for a way back.
-_TOKEN = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"([ \t\r\n]*:)?|\{|\}|\[|\]', re.DOTALL)
-_VALUE = re.compile(rb'[ \t\r\n]*("[^"\\]*+(?:\\.[^"\\]*+)*+"|null)', re.DOTALL)
-
-
-def with_model(body: bytes, model: str) -> bytes:
-    """`body`, a valid JSON object, with another value of its top-level "model"; every other byte stays as it was.
-
-    A key that occurs twice is replaced twice: parsers differ in which one they take. A body that names no model gets one.
-    """
-    spans: list[tuple[int, int]] = []
-    depth = 0
-    for token in _TOKEN.finditer(body):
-        first = body[token.start()]
-        if first == 0x22:  # a quotation mark
-            if depth == 1 and token[2] is not None and _is_model(token[1]):
-                value = _VALUE.match(body, token.end())
-                if value is not None:
-                    spans.append(value.span(1))
-        elif first in b"{[":
-            depth += 1
-        else:
-            depth -= 1
-    name = orjson.dumps(model)
-    if not spans:
-        start = body.index(b"{") + 1
-        comma = b"," if orjson.loads(body) else b""
-        return b'%s"model":%s%s%s' % (body[:start], name, comma, body[start:])
-    out: list[bytes] = []
-    end = 0
-    for start, stop in spans:
-        out += (body[end:start], name)
-        end = stop
-    out.append(body[end:])
-    return b"".join(out)
-
-
-def _is_model(raw: bytes) -> bool:
-    return raw == b"model" or (b"\\" in raw and orjson.loads(b'"%s"' % raw) == "model")

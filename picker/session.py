@@ -21,7 +21,8 @@ from picker.errors import BadRequest
 from picker.facts import Decision, Outcome, Reason, Refused
 from picker.inflight import LogEntry
 from picker.ranks import host_port
-from picker.request import MAX_BODY, Dialect, InferenceRequest, parse, with_model, without_body
+from picker.request import MAX_BODY, Dialect, InferenceRequest, parse, without_body
+from picker.splice import with_model, with_usage
 from picker.trace import UNTRACED, Tracing
 from xds_server.model.names import DECISION_HEADER
 
@@ -84,6 +85,7 @@ class Destination:
     headers: tuple[tuple[str, str], ...] = ()  # beside it; "" takes away what the client sent
     explained: bool = False  # the client is told the id
     rewritten: tuple[str, str] | None = None  # the model that was asked for, and the one that the server is asked for
+    unasked_usage: bool = False  # the stream will tell its usage to us: not for the client, who did not ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,18 +169,27 @@ class ExtProcSession:
     """
 
     __slots__ = (
-        *("_body", "_decider", "_held", "_id", "_max_body", "_pool", "_response", "_size", "_start", "_tracing"),
-        *("closed", "fact", "waiting"),
+        *("_ask_usage", "_body", "_decider", "_held", "_id", "_max_body", "_pool", "_response", "_size", "_start"),
+        *("_tracing", "closed", "fact", "waiting"),
     )
 
     def __init__(
-        self, decider: Decider, pool: str, decision_id: str, max_body: int = MAX_BODY, tracing: Tracing = UNTRACED
+        self,
+        decider: Decider,
+        pool: str,
+        decision_id: str,
+        max_body: int = MAX_BODY,
+        tracing: Tracing = UNTRACED,
+        *,
+        ask_usage: bool = False,
     ) -> None:
+        """`ask_usage`: the gateway takes what streams tell of usage away from clients that did not ask, so all are asked."""
         self._decider = decider
         self._tracing = tracing
         self._pool = pool  # "ns/name", or "" where the gateway did not say
         self._id = decision_id
         self._max_body = max_body
+        self._ask_usage = ask_usage
         self._start: RequestHeaders | None = None
         self._body: list[bytes] = []
         self._size = 0
@@ -306,8 +317,12 @@ class ExtProcSession:
         rewrite = names if request.model and found.target_model != request.model else None
         rewritten = with_model(body, found.target_model) if rewrite else None
         headers = (*found.headers, *found.trace.headers)
+        unasked = self._ask_usage and request.usage != "told"
+        if unasked:
+            rewritten = with_usage(body if rewritten is None else rewritten, request.usage)
+            headers = (*headers, ("accept-encoding", ""))  # Envoy reads no usage of what is compressed
         destination = Destination(
-            ",".join(map(host_port, found.endpoints)), found.id, headers, found.explained, rewrite
+            ",".join(map(host_port, found.endpoints)), found.id, headers, found.explained, rewrite, unasked
         )
         if start.mode != "duplex":
             self.closed = True

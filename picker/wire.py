@@ -21,6 +21,7 @@ from picker.session import (
     ImmediateReply,
     Mode,
     MoreTime,
+    Phase,
     Reply,
     RequestBody,
     RequestHeaders,
@@ -30,13 +31,30 @@ from picker.session import (
     ResponseTrailers,
     TrailersReply,
 )
-from xds_server.model.names import DECISION_KEY, DESTINATION, LB_NAMESPACE, PENSTOCK_NAMESPACE, SUBSET_NAMESPACE
+from xds_server.model.names import (
+    DECISION_KEY,
+    DESTINATION,
+    LB_NAMESPACE,
+    PENSTOCK_NAMESPACE,
+    SUBSET_NAMESPACE,
+    UNASKED_USAGE,
+)
 
 SUBSET = "x-gateway-destination-endpoint-subset"
 
 _Request: Any = external_processor_pb2.ProcessingRequest
 _Response: Any = external_processor_pb2.ProcessingResponse
 _Mode: Any = processing_mode_pb2.ProcessingMode
+# The way to BodyMutation.body, from there outwards.
+_BODY_FIELDS: tuple[int, ...] = (
+    external_processor_pb2.BodyMutation.BODY_FIELD_NUMBER,
+    external_processor_pb2.CommonResponse.BODY_MUTATION_FIELD_NUMBER,
+    external_processor_pb2.BodyResponse.RESPONSE_FIELD_NUMBER,
+)
+_OUTER_FIELD: Mapping[Phase, int] = {
+    "request": _Response.REQUEST_BODY_FIELD_NUMBER,
+    "response": _Response.RESPONSE_BODY_FIELD_NUMBER,
+}
 _OVERWRITE: Any = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
 _MODES: Mapping[int, Mode] = {
@@ -120,9 +138,9 @@ def encode(reply: Reply) -> bytes:
             if reply.destination is not None:
                 _send_to(message, part.response.header_mutation, reply.destination)
             if reply.body is not None:
-                part.response.body_mutation.body = reply.body
                 if reply.content_length:
                     _set(part.response.header_mutation, "content-length", str(len(reply.body)))
+                return _with_body(message, reply.phase, reply.body)
         case ChunkReply():
             part = message.request_body if reply.phase == "request" else message.response_body
             chunk = part.response.body_mutation.streamed_response
@@ -144,6 +162,30 @@ def encode(reply: Reply) -> bytes:
             part.details = reply.details
     encoded: bytes = message.SerializeToString()
     return encoded
+
+
+def _with_body(message: Any, phase: Phase, body: bytes) -> bytes:
+    """`message` with another body. Protobuf joins the parts of a message that comes in several, so this one is written behind the
+    rest, and copied once: 400 KB that are set and serialised cost ten times as much.
+    """
+    prefix = b""
+    for field in (*_BODY_FIELDS, _OUTER_FIELD[phase]):
+        prefix = _key(field, len(prefix) + len(body)) + prefix
+    return b"".join((message.SerializeToString(), prefix, body))
+
+
+def _key(field: int, size: int) -> bytes:
+    """Tag and length of a field that has a length."""
+    return _varint(field << 3 | 2) + _varint(size)
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 def _set(mutation: Any, name: str, value: str) -> None:
@@ -168,6 +210,8 @@ def _send_to(message: Any, mutation: Any, destination: Destination) -> None:
     ours["id"].string_value = destination.id
     if destination.explained:
         ours[DECISION_KEY].string_value = destination.id
+    if destination.unasked_usage:
+        ours[UNASKED_USAGE].bool_value = True
     if destination.rewritten is not None:
         asked, target = destination.rewritten
         ours["asked"].string_value = orjson.dumps(asked).decode()

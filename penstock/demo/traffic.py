@@ -78,7 +78,7 @@ class Traffic:
             "max_tokens": self._dice.randint(*_OUTPUT_TOKENS),
         }
         if streaming:
-            body |= {"stream": True, "stream_options": {"include_usage": True}}
+            body |= {"stream": True}
         try:
             url, host = self.url + talk.target.path, {"host": talk.target.host}
             async with session.post(url, json=body, headers=host) as response:

@@ -29,7 +29,8 @@ class Prompt:
     text: bytes
     chat: bool
     stream: bool
-    include_usage: bool
+    include_usage: bool  # an event at the end of the stream
+    continuous_usage: bool  # in each event too
     max_tokens: int | None
 
 
@@ -44,14 +45,32 @@ def prompt_of(body: bytes, *, chat: bool) -> Prompt:
     limit = fields.get("max_completion_tokens") or fields.get("max_tokens")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise _bad(f"max_tokens must be at least 1, got {limit}.", "max_tokens")
+    include_usage, continuous_usage = _stream_options(fields)
     return Prompt(
         model=fields["model"],
         text=_messages(fields) if chat else _prompt(fields),
         chat=chat,
         stream=bool(fields.get("stream")),
-        include_usage=bool((fields.get("stream_options") or {}).get("include_usage")),
+        include_usage=include_usage,
+        continuous_usage=continuous_usage,
         max_tokens=limit,
     )
+
+
+def _stream_options(fields: Mapping[str, Any]) -> tuple[bool, bool]:
+    """(include_usage, continuous_usage_stats), as vLLM 0.32 takes them: options that do not speak of usage mean yes."""
+    options = fields.get("stream_options")
+    if options and not fields.get("stream"):
+        raise _bad("Stream options can only be defined when `stream=True`.", "stream_options")
+    if options is None:
+        return False, False
+    if not isinstance(options, dict):
+        raise _bad("stream_options: Input should be a valid dictionary", "stream_options")
+    found = options.get("include_usage", True), options.get("continuous_usage_stats", False)
+    if not all(isinstance(each, bool) or each is None for each in found):
+        raise _bad("stream_options: Input should be a valid boolean", "stream_options")
+    usage = bool(found[0])
+    return usage, usage and bool(found[1])
 
 
 def _messages(fields: Mapping[str, Any]) -> bytes:
@@ -110,24 +129,33 @@ class Answer:
         open_ = b'{"index":0,"delta":{"content":"' if prompt.chat else b'{"index":0,"text":"'
         self._open = self._empty + open_
         close = b'"}' if prompt.chat else b'"'
-        self._next = close + b',"logprobs":null,"finish_reason":null}]}\n\n'
-        self._last = close + b',"logprobs":null,"finish_reason":"%s"}]}\n\n'
+        self._next = close + b',"logprobs":null,"finish_reason":null}]'
+        self._last = close + b',"logprobs":null,"finish_reason":"%s"}]'
 
     def events(self, count: int, finished: str, cached_tokens: int) -> bytes:
         """The events of the next `count` tokens; with what closes the stream if it is `finished`."""
         parts: list[bytes] = []
         if self.sent == 0 and self.prompt.chat:
-            role = b'{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}\n\n'
-            parts.append(self._empty + role)
+            role = b'{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
+            parts += (self._empty, role, self._end(0))
         for index in range(self.sent, self.sent + count):
             last = finished and index == self.sent + count - 1
-            parts += (self._open, self.words[index].encode(), self._last % finished.encode() if last else self._next)
+            choice = self._last % finished.encode() if last else self._next
+            parts += (self._open, self.words[index].encode(), choice, self._end(index + 1))
         self.sent += count
         if finished:
             if self.prompt.include_usage:
                 parts.append(self._empty + b'],"usage":' + orjson.dumps(self.usage(cached_tokens)) + b"}\n\n")
             parts.append(b"data: [DONE]\n\n")
         return b"".join(parts)
+
+    def _end(self, sent: int) -> bytes:
+        """Of the event after which so many tokens were sent."""
+        if not self.prompt.continuous_usage:
+            return b"}\n\n"
+        total = self.prompt_tokens + sent
+        usage = {"prompt_tokens": self.prompt_tokens, "total_tokens": total, "completion_tokens": sent}
+        return b',"usage":' + orjson.dumps(usage) + b"}\n\n"
 
     def whole(self, finished: str, cached_tokens: int) -> bytes:
         """The body of an answer that is not streamed."""

@@ -111,7 +111,8 @@ async def test_a_stream_is_restored_piece_by_piece(gateway: World, server: Backe
     cut = second.index(b"name/of")
     server.content_type, server.turn = "text/event-stream; charset=utf-8", asyncio.Semaphore(0)
     server.reply = (first, second[:cut], second[cut:], b"data: [DONE]\n\n")
-    async with gateway.session.post(gateway.url(path), json=BODY | {"stream": True}) as response:
+    body = BODY | {"stream": True, "stream_options": {"include_usage": True}}  # so that nobody looks for usage to hide
+    async with gateway.session.post(gateway.url(path), json=body) as response:
         for wanted in (
             EVENT % (b"alias", b"a"),
             second[: second.index(b'"%b' % TARGET.encode())],

@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from xxhash import xxh3_64_hexdigest
 
 from picker.errors import BadRequest
-from picker.request import DEFAULT_FLOW, MAX_PARTS, InferenceRequest, parse, with_model, without_body
+from picker.request import DEFAULT_FLOW, MAX_PARTS, InferenceRequest, parse, without_body
 
 CHAT = "/v1/chat/completions"
 
@@ -159,46 +159,28 @@ def test_no_body_crashes_it(body: bytes, path: str) -> None:
         assert error.message
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from(["model", '"model":"m"', "\\"]),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["model", "messages", 'a"b', "\\", "x"]), inner, max_size=3)
-    ),
-    max_leaves=12,
-)
-OBJECTS = st.dictionaries(
-    st.sampled_from(["a", "mode", "model2", 'x"model', "\\model", "messages", ""]), JSON, max_size=4
-)
-
-
-@given(OBJECTS, OBJECTS, st.tuples(st.text(min_size=1), st.text()), st.sampled_from([None, 0, 2]), st.booleans())
-def test_only_the_top_level_model_changes(
-    before: dict[str, Any], after: dict[str, Any], names: tuple[str, str], indent: int | None, ascii_only: bool
-) -> None:
-    old, new = names
-    body = {**before, "model": old, **after}
-    changed = with_model(json.dumps(body, indent=indent, ensure_ascii=ascii_only).encode(), new)
-    assert json.loads(changed) == {**body, "model": new}  # integers of any size
-    assert list(json.loads(changed)) == list(body)  # the order of the keys
-
-
 @pytest.mark.parametrize(
-    ("body", "changed"),
+    ("more", "usage"),
     [
-        (b'{"model":"a","n":12345678901234567890123}', b'{"model":"b","n":12345678901234567890123}'),
-        (rb'{ "mod\u0065l" : "a\/c" , "x":1.0}', rb'{ "mod\u0065l" : "b" , "x":1.0}'),
-        (b'{"model":"a","model":"a"}', b'{"model":"b","model":"b"}'),
-        (
-            b'{"x":{"model":"a"},"s":"\\"model\\":\\"a\\""}',
-            b'{"model":"b","x":{"model":"a"},"s":"\\"model\\":\\"a\\""}',
-        ),
-        (b"{}", b'{"model":"b"}'),
-        (b' {"model":null}', b' {"model":"b"}'),
+        ({}, "told"),  # it is not streamed
+        ({"stream": False, "stream_options": None}, "told"),
+        ({"stream": 1}, "told"),
+        ({"stream": True}, "silent"),
+        ({"stream": True, "stream_options": None}, "declined"),
+        ({"stream": True, "stream_options": {"include_usage": False, "x": 1}}, "declined"),
+        ({"stream": True, "stream_options": {"include_usage": None}}, "declined"),
+        ({"stream": True, "stream_options": {"include_usage": True}}, "told"),
+        ({"stream": True, "stream_options": {"include_usage": "yes"}}, "told"),
+        ({"stream": True, "stream_options": {}}, "told"),  # vLLM takes that for a yes
+        ({"stream": True, "stream_options": "include_usage"}, "told"),  # the server's to refuse
+        ({"stream": True, "stream_options": {"include_usage": False, "continuous_usage_stats": True}}, "told"),
     ],
 )
-def test_rewriting_keeps_every_other_byte(body: bytes, changed: bytes) -> None:
-    assert with_model(body, "b") == changed
+def test_who_is_not_told_of_usage(more: dict[str, Any], usage: str) -> None:
+    assert post(CHAT, {"model": "m", "messages": []} | more).usage == usage
+    assert post("/team/v1/completions?x", {"model": "m", "prompt": "p"} | more).usage == usage
+    for path in ("/v1/messages", "/v1/responses", "/v1/embeddings", CHAT + "/render", "/x"):
+        assert post(path, {"model": "m", "messages": []} | more).usage == "told"
 
 
 def test_media_are_told_apart_and_found_again() -> None:

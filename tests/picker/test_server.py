@@ -16,7 +16,7 @@ from picker.picker import Picker
 from picker.server import SERVICE, Address, ExtProcServer, ids
 from xds_server.latest import Latest
 from xds_server.model.graph import Backend, Endpoint, Pool
-from xds_server.model.names import POOL_METADATA
+from xds_server.model.names import POOL_METADATA, USAGE_METADATA
 from xds_server.model.objects import ObjectRef
 
 REF = ObjectRef("inference.networking.k8s.io", "InferencePool", "ns", "p")
@@ -36,13 +36,13 @@ class Client:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
 
-    def process(self, pool: str = "ns/p") -> grpc.aio.StreamStreamCall:
+    def process(self, pool: str = "ns/p", *more: tuple[str, str]) -> grpc.aio.StreamStreamCall:
         call = self.channel.stream_stream(
             f"/{SERVICE}/Process",
             request_serializer=pb.ProcessingRequest.SerializeToString,
             response_deserializer=pb.ProcessingResponse.FromString,
         )
-        return call(metadata=((POOL_METADATA, pool),) if pool else ())
+        return call(metadata=(*(((POOL_METADATA, pool),) if pool else ()), *more))
 
 
 @asynccontextmanager
@@ -91,6 +91,18 @@ async def test_buffered_ends_with_the_decision(transport: str, tmp_path: Path) -
     assert isinstance(fact, Decision)
     assert fact.endpoints == ("10.0.0.1:80",)
     assert fact.seconds >= 0
+
+
+@pytest.mark.parametrize("told", [(), ((USAGE_METADATA, "ask"),)])
+async def test_streams_are_asked_for_usage_where_the_gateway_says_so(told: tuple[tuple[str, str], ...]) -> None:
+    async with running([]) as client:
+        call = client.process("ns/p", *told)
+        await call.write(headers(BUFFERED))
+        await call.read()
+        await call.write(body(b'{"model":"m","prompt":"hi","stream":true}'))
+        reply = await call.read()
+    assert (b"include_usage" in reply.request_body.response.body_mutation.body) == bool(told)
+    assert ("unasked_usage" in reply.dynamic_metadata["penstock"]) == bool(told)
 
 
 async def test_duplex_with_a_body_above_the_usual_message_size() -> None:

@@ -18,6 +18,7 @@ from picker.session import (
     ExtProcSession,
     HeadersReply,
     ImmediateReply,
+    Mode,
     MoreTime,
     Reply,
     RequestBody,
@@ -96,6 +97,25 @@ def test_a_request_without_a_body_is_decided_on_its_headers(mode: Any) -> None:
     session = session_of()
     assert run(session, RequestHeaders(GET, True, mode)) == [HeadersReply("request", WHERE)]
     assert session.closed == (mode != "duplex")
+
+
+def test_a_stream_that_would_tell_no_usage_is_asked_to_where_it_is_hidden_again() -> None:
+    silent = b'{"model":"m","messages":[],"stream":true}'
+    ask = b'{"stream_options":{"include_usage":true},'
+    where = replace(WHERE, headers=(("accept-encoding", ""),), unasked_usage=True)
+
+    def replies(body: bytes, target: str = "", mode: Mode = "buffered", *, ask_usage: bool = True) -> list[Reply]:
+        session = ExtProcSession(FakePicker(target), "ns/p", "id", ask_usage=ask_usage)
+        return run(session, RequestHeaders(CHAT | {"content-length": "1"}, mode=mode), RequestBody(body, True))[-1:]
+
+    assert replies(silent) == [BodyReply("request", where, ask + silent[1:], content_length=True)]
+    both = replace(where, rewritten=("m", "n"))
+    rewritten = silent.replace(b'"m"', b'"n"')
+    assert replies(silent, "n") == [BodyReply("request", both, ask + rewritten[1:], content_length=True)]
+    assert replies(silent, mode="duplex") == [ChunkReply("request", ask + silent[1:], True)]
+    assert replies(silent, ask_usage=False) == replies(BODY) == [BodyReply("request", WHERE)]
+    asked = ask + silent[1:]
+    assert replies(asked) == [BodyReply("request", WHERE)]
 
 
 def test_where_no_body_is_sent_the_headers_are_all() -> None:

@@ -12,6 +12,7 @@ from picker.session import (
     Destination,
     HeadersReply,
     ImmediateReply,
+    Phase,
     RequestBody,
     RequestHeaders,
     RequestTrailers,
@@ -141,6 +142,18 @@ def test_bodies() -> None:
         assert part.response.body_mutation.streamed_response == pb.StreamedBodyResponse(body=b"x", end_of_stream=True)
 
 
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 16_370, 16_384, 2_200_000])
+@pytest.mark.parametrize("phase", ["request", "response"])
+def test_a_body_of_any_size_is_joined_to_the_rest(phase: Phase, size: int) -> None:
+    found = write(BodyReply(phase, WHERE, b"x" * size, content_length=True))
+    response = (found.request_body if phase == "request" else found.response_body).response
+    assert response.body_mutation.body == b"x" * size
+    assert response.header_mutation.set_headers[1].header.raw_value == str(size).encode()
+    assert found.dynamic_metadata["penstock"]["id"] == WHERE.id
+    whole = pb.ProcessingResponse.FromString(found.SerializeToString())
+    assert whole == found
+
+
 def test_what_says_nothing_but_go_on() -> None:
     for phase in ("request", "response"):
         assert write(HeadersReply(phase)).WhichOneof("response") == f"{phase}_headers"
@@ -175,6 +188,11 @@ def test_a_rewrite_tells_the_names_as_json(names: tuple[str, str] | None, wanted
     message = write(BodyReply("request", Destination("10.0.0.1:80", "i", rewritten=names), b"{}"))
     told = message.dynamic_metadata.fields["penstock"].struct_value.fields
     assert {name: value.string_value for name, value in told.items()} == wanted
+
+
+def test_usage_that_nobody_asked_for_is_told_of() -> None:
+    message = write(BodyReply("request", Destination("10.0.0.1:80", "i", unasked_usage=True), b"{}"))
+    assert dict(message.dynamic_metadata["penstock"]) == {"id": "i", "unasked_usage": True}
 
 
 def test_headers_beside_the_destination_overwrite_what_the_client_sent() -> None:

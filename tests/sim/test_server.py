@@ -104,6 +104,26 @@ async def test_a_stream_says_the_same_as_a_whole_answer(client: Client, path: st
     assert [choice["finish_reason"] for choice in chosen][-2:] == [None, "length"]
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (None, []),
+        ({"include_usage": False}, []),
+        ({"include_usage": None, "continuous_usage_stats": True}, []),
+        ({"include_usage": True}, [5]),
+        ({}, [5]),
+        ({"continuous_usage_stats": True}, [0, 1, 2, 3, 4, 5, 5]),
+    ],
+)
+async def test_a_stream_tells_usage_as_it_is_asked_to(client: Client, options: Any, told: list[int]) -> None:
+    _, text, _ = await client.post("/v1/chat/completions", {**CHAT, "stream": True, "stream_options": options})
+    chunks = [json.loads(event.removeprefix("data: ")) for event in text.split("\n\n")[:-2]]
+    found = [chunk["usage"] for chunk in chunks if "usage" in chunk]
+    assert [usage["completion_tokens"] for usage in found] == told
+    assert all(usage["total_tokens"] - usage["completion_tokens"] == usage["prompt_tokens"] for usage in found)
+    assert len([chunk for chunk in chunks if not chunk["choices"]]) == bool(told)
+
+
 async def test_an_answer_without_max_tokens_stops_by_itself(client: Client) -> None:
     _, answer, _ = await client.chat(max_tokens=None)
     assert answer["choices"][0]["finish_reason"] == "stop"
@@ -119,6 +139,9 @@ async def test_an_answer_without_max_tokens_stops_by_itself(client: Client) -> N
         ({"messages": [{"content": "x"}]}, 400, "BadRequestError", "messages"),
         ({"max_tokens": -1}, 400, "BadRequestError", "max_tokens"),
         ({"messages": [{"role": "user", "content": "long" * 400}]}, 400, "BadRequestError", "input_tokens"),
+        ({"stream_options": {"include_usage": True}}, 400, "BadRequestError", "stream_options"),
+        ({"stream": True, "stream_options": "x"}, 400, "BadRequestError", "stream_options"),
+        ({"stream": True, "stream_options": {"include_usage": "yes"}}, 400, "BadRequestError", "stream_options"),
     ],
 )
 async def test_errors_have_the_shape_of_vllm(

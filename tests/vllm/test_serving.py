@@ -49,6 +49,17 @@ async def test_a_streamed_chat_and_the_same_again_from_the_cache(gateway: World)
         assert any(line.startswith(name) and POOL in line for line in page.splitlines()), name
 
 
+async def test_a_stream_whose_client_does_not_ask_is_counted_and_tells_nothing(gateway: World) -> None:
+    messages: Any = [{"role": "user", "content": text("unasked", 40)}]
+    async with gateway.client() as client:
+        stream = await client.chat.completions.create(model=BASE, messages=messages, max_tokens=5, stream=True)
+        chunks = [chunk async for chunk in stream]
+    outcome = await gateway.outcome()
+    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
+    assert outcome.output_tokens == 5
+    assert outcome.input_tokens
+
+
 async def test_usage_of_every_request_is_in_the_metrics(gateway: World, servers: list[Server]) -> None:
     """vLLM's own counters and ours, from the access log alone, have seen the same tokens."""
     names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")

@@ -1,4 +1,6 @@
-"""Annotations of an InferencePool: how long its requests may wait, where its accelerators are measured, how many ranks it has."""
+"""Annotations of an InferencePool: how long its requests may wait, where its accelerators are measured, how many ranks it has, who asks
+for usage.
+"""
 
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 from tests.xds_server.test_parse import POOL, refused
 from xds_server.model.exporter import Exporter
 from xds_server.parse import parse
-from xds_server.parse.annotations import pool_exporter, pool_ranks, pool_waiting
+from xds_server.parse.annotations import pool_exporter, pool_ranks, pool_usage, pool_waiting
 
 
 @pytest.mark.parametrize("name", ["penstock.dev/queue-ttl", "penstock.dev/ttft-objective"])
@@ -68,3 +70,22 @@ def test_ranks_are_counted(text: str) -> None:
 def test_how_many_ranks_a_port_has() -> None:
     assert pool_ranks(parse(POOL).meta) == 1
     assert [pool_ranks(parse(of_ranks(text)).meta) for text in ("1", "8", "64")] == [1, 8, 64]
+
+
+USAGE = "penstock.dev/stream-usage"
+
+
+def of_usage(text: str) -> dict[str, Any]:
+    return {**POOL, "metadata": {"name": "p", "annotations": {USAGE: text}}}
+
+
+def test_who_asks_streams_for_their_usage() -> None:
+    assert pool_usage(parse(POOL).meta)
+    assert [pool_usage(parse(of_usage(text)).meta) for text in ("ask", " client ")] == [True, False]
+
+
+@pytest.mark.parametrize("text", ["", "false", "Ask"])
+def test_nobody_else_does(text: str) -> None:
+    problem = refused(of_usage(text))
+    assert problem.field == f"metadata.annotations[{USAGE}]"
+    assert "write `client`" in problem.message

@@ -2,23 +2,16 @@
 
 import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
 from lupa.luajit21 import LuaRuntime
 
-from penstock.offline import envoy
-from tests.test_golden import validate
-from tests.xds_server.resolve_world import gateway, graph, pool, route, rule, service, thing
-from xds_server.model.graph import EVERYTHING, Graph
-from xds_server.snapshot import LDS, RDS
-from xds_server.translate import DataPlane, translate
-from xds_server.translate.restore import SCRIPT
+from xds_server.translate.restore import RESTORE
 
 LUA = LuaRuntime(encoding=None)
-LUA.execute(SCRIPT.encode())
+LUA.execute(RESTORE.encode())
 Restorer = Callable[..., tuple[Callable[[bytes], bytes], Callable[[], bytes]]]
 RESTORER: Restorer = LUA.eval(b"restorer")
 ASKED, TARGET = 'né"w', "org/tärget"
@@ -153,75 +146,3 @@ def test_of_a_stream_only_the_models_change(
 )
 def test_what_is_no_json_passes_as_it_came(text: bytes, events: bool, places: list[int]) -> None:
     assert b"".join(restored(cut(text, places), events=events)) == text
-
-
-# --- who wakes it -----------------------------------------------------------------------------------------------------
-
-TO_POOL = [{"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "p"}]
-SET = {
-    "type": "RequestHeaderModifier",
-    "requestHeaderModifier": {"set": [{"name": "X-Llm-D-Model-Name-Rewrite", "value": "b"}]},
-}
-
-
-def resources(found: Graph, kind: str) -> bytes:
-    snapshot = translate(found, DataPlane())[EVERYTHING]
-    return b"".join(each.body for each in snapshot.of_type(kind).values())
-
-
-def rewrite(name: str) -> Any:
-    return thing(
-        "InferenceModelRewrite", "w", {"poolRef": {"name": name}, "rules": [{"targets": [{"modelRewrite": "b"}]}]}
-    )
-
-
-def test_it_is_there_for_pools_and_awake_where_models_are_rewritten() -> None:
-    plain = graph(gateway(), pool(), route("r", rule(to=TO_POOL)))
-    of_pool = graph(gateway(), pool(), route("r", rule(to=TO_POOL)), rewrite("p"))
-    of_route = graph(gateway(), pool(), route("r", rule(to=TO_POOL, filters=[SET])))
-    other = graph(gateway(), pool(), route("r", rule(to=TO_POOL)), rewrite("q"))
-    assert [b"restore_model" in resources(each, RDS) for each in (plain, other, of_pool, of_route)] == [
-        False,
-        False,
-        True,
-        True,
-    ]
-    # A rewrite that comes or goes changes routes, never listeners: those would end long streams.
-    assert resources(plain, LDS) == resources(of_pool, LDS) == resources(of_route, LDS)
-    assert b"envoy_on_response" in resources(plain, LDS)
-
-
-def test_pools_of_others_have_none() -> None:
-    picker = pool(spec={"endpointPickerRef": {"name": "epp", "port": {"number": 9002}}})
-    epp = service("epp", service_ports=[{"port": 9002}])
-    found = graph(gateway(), picker, epp, route("r", rule(to=TO_POOL)), rewrite("p"), foreign_pickers=True)
-    assert b"restore_model" not in resources(found, RDS)
-    assert b"envoy_on_response" not in resources(found, LDS)
-
-
-def without_lua(found: Any) -> Any:
-    """The same configuration with an extension that no Envoy has in the place of Lua."""
-    if isinstance(found, list):
-        return [without_lua(each) for each in found]
-    if not isinstance(found, dict):
-        return found
-    if "extensions.filters.http.lua" in found.get("@type", ""):
-        return {
-            "@type": "type.googleapis.com/xds.type.v3.TypedStruct",
-            "type_url": "type.googleapis.com/penstock.NoLua",
-        }
-    return {key.replace("http.lua", "http.nolua"): without_lua(each) for key, each in found.items()} | (
-        {"name": "envoy.filters.http.nolua"} if found.get("name") == "envoy.filters.http.lua" else {}
-    )
-
-
-@pytest.mark.envoy
-def test_an_envoy_without_lua_takes_the_same_configuration(tmp_path: Path) -> None:
-    found = graph(gateway(), pool(), route("r", rule(to=TO_POOL)), rewrite("p"))
-    resources_ = envoy(translate(found, DataPlane(bind="127.0.0.1"))[EVERYTHING])
-    other = without_lua(resources_)
-    assert str(other).count("NoLua") == 2
-    validate(other, tmp_path)
-    wanted = json.dumps(other).replace('"isOptional": true', '"isOptional": false')
-    with pytest.raises(AssertionError, match="nolua"):  # it is this word that does it
-        validate(json.loads(wanted), tmp_path)

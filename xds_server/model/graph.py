@@ -115,7 +115,7 @@ class Backend:
     hostname: str = ""  # a name outside of the cluster: resolved by Envoy, not by EDS
     port: int = 0  # with `hostname`
     budget: RetryBudget | None = None
-    rewrites: bool = False  # pools: an InferenceModelRewrite may change the model that our picker sends there
+    usage: bool = False  # pools: our picker asks streams for their usage where the client does not
     failover: tuple["Backend", ...] = ()  # pools: asked, each with its own picker, when this one has nothing to give
 
 

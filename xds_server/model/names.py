@@ -26,7 +26,9 @@ REWRITE_HEADERS = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 
 # Ours. A client's copies are removed before anything looks at them.
 PENSTOCK_NAMESPACE = "penstock"  # dynamic metadata: the id of a decision; "asked" and "target" of a rewritten model
+UNASKED_USAGE = "unasked_usage"  # of the same: the stream tells its usage, and its client did not ask
 POOL_METADATA = "x-penstock-pool"  # gRPC initial metadata of a picker stream: "ns/name"
+USAGE_METADATA = "x-penstock-usage"  # another: streams may be asked for usage, since what is unasked is removed here
 BODY_HEADER = "x-penstock-body"  # "invalid": the body is not the JSON that it says it is
 PICKER_HEADER = "x-penstock-picker"  # of an answer inside Envoy: a pool's picker could not be asked
 RESERVED_PREFIXES = ("x-gateway-destination-", "x-penstock-")
@@ -44,6 +46,5 @@ LUA = "envoy.filters.http.lua"
 ROUTER = "envoy.filters.http.router"
 EXT_PROC = "envoy.filters.http.ext_proc"
 JSON_TO_METADATA = "envoy.filters.http.json_to_metadata"
-SSE_TO_METADATA = "envoy.filters.http.sse_to_metadata"
 MODEL_TO_HEADER = "penstock.model_to_header"  # an envoy.filters.http.header_mutation
 ROUTE_HEADERS = "penstock.route_headers"  # another: header filters of routes to pools, which the picker must see

@@ -48,6 +48,9 @@ DATA_PARALLEL_RANKS = "penstock.dev/data-parallel-ranks"
 
 MOST_RANKS = 64
 
+USAGE = "penstock.dev/stream-usage"
+"""On an InferencePool: `ask`, the default, or `client`: only streams whose clients ask for usage tell it."""
+
 HOST_PORT = re.compile(r"(?:\[(?P<six>[^\]]*)\]|(?P<four>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
 
 
@@ -104,6 +107,11 @@ def pool_kv_events(meta: Meta) -> int | None:
     return (0 if text == "auto" else int(text)) if text else None
 
 
+def pool_usage(meta: Meta) -> bool:
+    """Whether streams are asked for their usage where the client does not."""
+    return meta.annotations.get(USAGE, "ask").strip() == "ask"
+
+
 def check_pool(root: Fields, meta: Meta) -> None:
     """Refuse annotations of an InferencePool that do not say what they should."""
 
@@ -135,6 +143,9 @@ def check_pool(root: Fields, meta: Meta) -> None:
             DATA_PARALLEL_RANKS,
             f"must be a number from 1 to {MOST_RANKS}, got {ranks[:60]!r}; write the servers' --data-parallel-size",
         )
+    usage = meta.annotations.get(USAGE, "ask").strip()
+    if usage not in ("ask", "client"):
+        refuse(USAGE, f"must be `ask` or `client`, got {usage[:60]!r}; write `client` to leave it to clients")
     for name in (QUEUE_TTL, TTFT_OBJECTIVE):
         text = meta.annotations.get(name)
         if text is not None and not DURATION.pattern.fullmatch(text):

@@ -109,7 +109,7 @@ def _alone(pool: InferencePool, context: Context, stand_ins: tuple[Backend, ...]
         fail_open=pool.picker is not None and pool.picker.failure_mode == "FailOpen",
         picker=found.target if isinstance(found, Ok) else None,
         budget=retry_budget(pool.meta.ref, context),
-        rewrites=asked is None and pool.meta.ref in context.rewrites,
+        usage=asked is None and annotations.pool_usage(pool.meta),
         failover=stand_ins,
     )
 

@@ -1,6 +1,6 @@
 """Header filters in the two forms that Envoy knows: on the route (applied by the router) and as a filter (seen by the picker)."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation
 from envoy_data_plane.envoy.config.core.v3 import HeaderValue, HeaderValueOption, HeaderValueOptionHeaderAppendAction
@@ -41,12 +41,6 @@ def as_filter(filters: Iterable[HeaderFilter]) -> HeaderMutationPerRoute | None:
         mutations += [HeaderMutation(append=added) for added in _options(each)]
         mutations += [HeaderMutation(remove=name) for name in each.remove]
     return HeaderMutationPerRoute(mutations=Mutations(request_mutations=mutations)) if mutations else None
-
-
-def written(filters: Iterable[HeaderFilter], names: Collection[str]) -> bool:
-    """Whether requests get a header of one of these names (lower-case)."""
-    on_request = (each for each in filters if each.on == "request")
-    return any(name.lower() in names for each in on_request for name, _ in (*each.set, *each.add))
 
 
 def _options(each: HeaderFilter) -> list[HeaderValueOption]:

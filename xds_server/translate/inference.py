@@ -1,8 +1,9 @@
 """The HTTP filters of a listener that serves InferencePools: model to header, one decision by the picker, token usage.
 
 Order on the way in: json_to_metadata reads the model, `model_to_header` makes it a header that routes match,
-`route_headers` applies the route's own header filters, ext_proc asks the picker. On the way out only the usage is read, and
-the model that was rewritten is given its name back (`restore`); the picker sees no byte of an answer. Verified on Envoy 1.40; docs/decisions/0002-data-path.md.
+`route_headers` applies the route's own header filters, ext_proc asks the picker. On the way out the usage is read, and then
+what the client must not see of all this is changed (`answer`); the picker sees no byte of an answer. Verified on Envoy 1.40;
+docs/decisions/0002-data-path.md.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
-from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc, HeaderValue, TypedExtensionConfig
-from envoy_data_plane.envoy.extensions.content_parsers.json.v3 import JsonContentParser, JsonContentParserRuleConfig
+from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc, HeaderValue
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
     ExternalProcessorRouteCacheAction,
@@ -31,10 +31,6 @@ from envoy_data_plane.envoy.extensions.filters.http.json_to_metadata.v3 import (
     JsonToMetadataRule,
     JsonToMetadataSelector as Selector,
     JsonToMetadataValueType as ValueType,
-)
-from envoy_data_plane.envoy.extensions.filters.http.sse_to_metadata.v3 import (
-    SseToMetadata,
-    SseToMetadataProcessingRules,
 )
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
@@ -56,33 +52,15 @@ from xds_server.model.names import (
     PICKER_CLUSTER,
     POOL_METADATA,
     ROUTE_HEADERS,
-    SSE_TO_METADATA,
     SUBSET_NAMESPACE,
+    USAGE_METADATA,
 )
-from xds_server.translate import restore
+from xds_server.translate import answer
 from xds_server.translate.encode import pack
 from xds_server.translate.headers import option
 from xds_server.translate.settings import DataPlane
+from xds_server.translate.usage import PLACES
 
-# Where an answer, or an event of its stream, tells what was used: OpenAI's completions; its responses, whose stream ends with the
-# response as a whole; Anthropic's messages, whose stream begins with a message and corrects it. picker/completions.py reads it.
-_USAGE = (
-    ("prompt_tokens", ("usage", "prompt_tokens")),
-    ("completion_tokens", ("usage", "completion_tokens")),
-    ("cached_tokens", ("usage", "prompt_tokens_details", "cached_tokens")),
-    *(
-        (name, (*at, "usage", *path))
-        for at in ((), ("response",), ("message",))
-        for name, path in (
-            ("prompt_tokens", ("input_tokens",)),
-            ("completion_tokens", ("output_tokens",)),
-            ("cached_tokens", ("input_tokens_details", "cached_tokens")),
-            ("cache_read_tokens", ("cache_read_input_tokens",)),
-            ("cache_creation_tokens", ("cache_creation_input_tokens",)),
-        )
-        if at != ("response",) or not name.startswith("cache_")
-    ),
-)
 _JSON = RegexMatcher(regex=r"(?i)application/json(?:\s*;.*)?")  # servers and clients do send "; charset=utf-8"
 _SKIP = ProcessingMode(
     request_header_mode=Send.SKIP,
@@ -108,47 +86,52 @@ def filters(plane: DataPlane, *, by_model: bool) -> tuple[list[HttpFilter], list
     """The filters before a route's own, and those after. `by_model`: some route matches the model header, so bodies are read
     before routing.
     """
-    found = [restore.sleeping(), _filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=by_model)))]
+    found = [answer.answers(), _filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=by_model)))]
     if by_model:
         found.append(_filter(MODEL_TO_HEADER, pack(_model_to_header())))
     return found, [
         _filter(ROUTE_HEADERS, pack(HeaderMutation(mutations=_told(plane)))),
         _filter(EXT_PROC, pack(_slot(plane))),
-        _filter(SSE_TO_METADATA, pack(_sse_to_metadata())),
     ]
 
 
 def picker_override(pool: Backend) -> ExtProcPerRoute:
     """Fills the ext_proc slot for a route, or for one share of it, to a pool: which pool, and what if nobody answers."""
-    name = f"{pool.ref.namespace}/{pool.ref.name}"
     overrides = ExtProcOverrides(
         grpc_service=_grpc(),
         processing_mode=_DECIDE,
         failure_mode_allow=pool.fail_open,
-        grpc_initial_metadata=[HeaderValue(key=POOL_METADATA, value=name)],
+        grpc_initial_metadata=_of(pool),
     )
     return ExtProcPerRoute(overrides=overrides)
 
 
-def asking(pool: Backend, plane: DataPlane) -> HttpFilter:
-    """ext_proc of a pool that is asked apart (`pool.py`). It fails, always: what comes next is not decided here."""
-    if pool.picker is None:
-        config = _slot(plane)
-        config.processing_mode = _DECIDE
-        name = f"{pool.ref.namespace}/{pool.ref.name}"
-        config.grpc_service = replace(_grpc(), initial_metadata=[HeaderValue(key=POOL_METADATA, value=name)])
-    else:
+def asking(pool: Backend, plane: DataPlane) -> list[HttpFilter]:
+    """The filters of a pool that is asked apart (`pool.py`), whose metadata no other listener sees. ext_proc fails, always: what
+    comes next is not decided here.
+    """
+    if pool.picker is not None:
         config = replace(_slot(plane), grpc_service=_grpc(pool.picker), processing_mode=_TAKE_PART)
+        config.failure_mode_allow = False
         config.route_cache_action = (
             ExternalProcessorRouteCacheAction.CLEAR
         )  # see `pool.py`: no route here leads elsewhere
-    config.failure_mode_allow = False
-    return _filter(EXT_PROC, pack(config))
+        return [_filter(EXT_PROC, pack(config))]
+    grpc_service = replace(_grpc(), initial_metadata=_of(pool))
+    config = replace(_slot(plane), grpc_service=grpc_service, processing_mode=_DECIDE, failure_mode_allow=False)
+    told = [_filter(ROUTE_HEADERS, pack(HeaderMutation(mutations=_told(plane))))] if plane.explain else []
+    return [
+        *told,
+        answer.answers(),
+        _filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=False))),
+        _filter(EXT_PROC, pack(config)),
+    ]
 
 
-def telling(plane: DataPlane) -> list[HttpFilter]:
-    """For the listener of a pool that is asked apart, whose metadata no other listener sees."""
-    return [_filter(ROUTE_HEADERS, pack(HeaderMutation(mutations=_told(plane))))] if plane.explain else []
+def _of(pool: Backend) -> list[HeaderValue]:
+    """What the picker is told of the pool, and whether it may ask streams for usage: where this is said, `answer.py` hides it again."""
+    found = [HeaderValue(key=POOL_METADATA, value=f"{pool.ref.namespace}/{pool.ref.name}")]
+    return [*found, HeaderValue(key=USAGE_METADATA, value="ask")] if pool.usage else found
 
 
 def _told(plane: DataPlane) -> Mutations:
@@ -191,19 +174,13 @@ def _json_to_metadata(*, by_model: bool) -> JsonToMetadata:
     return JsonToMetadata(request_rules=request, response_rules=usage)
 
 
-def _sse_to_metadata() -> SseToMetadata:
-    parser = JsonContentParser(rules=[JsonContentParserRuleConfig(rule=each) for each in _usage()])
-    config = TypedExtensionConfig(name="envoy.content_parsers.json", typed_config=pack(parser))
-    return SseToMetadata(response_rules=SseToMetadataProcessingRules(content_parser=config))
-
-
 def _usage() -> list[JsonToMetadataRule]:
     return [
         JsonToMetadataRule(
             selectors=[Selector(key=key) for key in path],
             on_present=Pair(metadata_namespace=AI_NAMESPACE, key=name, type=ValueType.NUMBER),
         )
-        for name, path in _USAGE
+        for name, path in PLACES
     ]
 
 

@@ -32,7 +32,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.raw_buffer.v3 import Ra
 
 from xds_server.model.graph import Backend, Forward
 from xds_server.model.names import DESTINATION
-from xds_server.translate import inference, replies, restore
+from xds_server.translate import inference, replies
 from xds_server.translate.chain import apart
 from xds_server.translate.cluster import unlimited
 from xds_server.translate.connection_manager import access_log
@@ -113,8 +113,7 @@ def _asking(pool: Backend, plane: DataPlane) -> HttpConnectionManager:
     answered = _to_pool(pool, plane.stream_idle)
     answered.match = RouteMatch(prefix="/", headers=[HeaderMatcher(name=DESTINATION, present_match=True)])
     patience = plane.foreign_picker_timeout if pool.picker else plane.stream_idle
-    ours = [] if pool.picker else [*inference.telling(plane), restore.awake()]
-    found = _manager(pool, [answered, _to_pool(pool, patience)], [*ours, inference.asking(pool, plane)])
+    found = _manager(pool, [answered, _to_pool(pool, patience)], inference.asking(pool, plane))
     found.access_log = [] if pool.picker else [access_log()]
     found.local_reply_config = replies.local(asking=True, last=len(_steps(pool)) == 1)
     return found

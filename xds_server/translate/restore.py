@@ -1,45 +1,13 @@
-"""The model that the client asked for, back in the answer to a request whose model was rewritten: a Lua filter on its way out.
+"""The model that the client asked for, back in the answer to a request whose model was rewritten: Lua, run by `answer.py`.
 
-Dynamic metadata of the decision (`penstock`: asked, target) wakes it; no metadata, or no route that says so, and nothing is
-looked at. It changes the value of the key `model` where the APIs have it (of the answer, of each event, of an event's `message`
-or `response`), and only a value that is the target's name; everything else passes as it came. Streams pass chunk by chunk: held
-back is at most the beginning of a name, until its end has come. JSON answers are whole here anyway, since json_to_metadata has
-read their usage. Both the filter and what wakes it are optional: an Envoy without Lua serves the same routes and restores
-nothing. Why Lua, and what it costs: docs/decisions/0014-model-rewrite.md. Cases: tests/xds_server/test_translate_restore.py.
+Dynamic metadata of the decision (`penstock`: asked, target) asks for it. It changes the value of the key `model` where the APIs have
+it (of the answer, of each event, of an event's `message` or `response`), and only a value that is the target's name; everything
+else passes as it came. Streams pass chunk by chunk: held back is at most the beginning of a name, until its end has come. Why, and
+what it costs: docs/decisions/0014-model-rewrite.md. Cases: tests/xds_server/test_translate_restore.py.
 """
 
-from envoy_data_plane.envoy.config.core.v3 import DataSource
-from envoy_data_plane.envoy.config.route.v3 import FilterConfig
-from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua, LuaPerRoute
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
-from envoy_data_plane.google.protobuf import Any as AnyMessage
-
-from xds_server.model.names import LUA
-from xds_server.translate.encode import pack
-
-_NAME = "restore_model"  # of the script, which all routes share: each source of its own is a machine of its own in every worker
-
-
-def sleeping() -> HttpFilter:
-    """The filter of a listener: it does nothing on routes that do not wake it."""
-    config = Lua(source_codes={_NAME: DataSource(inline_string=SCRIPT)})
-    return HttpFilter(name=LUA, typed_config=pack(config), is_optional=True)
-
-
-def awake() -> HttpFilter:
-    """The filter where there is one route only."""
-    return HttpFilter(
-        name=LUA, typed_config=pack(Lua(default_source_code=DataSource(inline_string=SCRIPT))), is_optional=True
-    )
-
-
-def on_route() -> dict[str, AnyMessage]:
-    """What wakes it for a route, or for a share of one."""
-    return {LUA: pack(FilterConfig(config=pack(LuaPerRoute(name=_NAME)), is_optional=True))}
-
-
 # Bytes are looked at in a loop, not by patterns: LuaJIT compiles the one and not the other.
-SCRIPT = r"""local byte, find, gsub, max, sub = string.byte, string.find, string.gsub, math.max, string.sub
+RESTORE = r"""local byte, find, gsub, max, sub = string.byte, string.find, string.gsub, math.max, string.sub
 local concat = table.concat
 
 -- Where the text is: at the beginning of a line, in what is of no interest, in JSON, in a string of it, in a model's name.
@@ -170,34 +138,5 @@ function restorer(asked, target, escaped_target, events)
   end
 
   return feed, function() return held end
-end
-
-function envoy_on_response(handle)
-  local found = handle:streamInfo():dynamicMetadata():get("penstock")
-  if found == nil or found.target == nil then return end
-  local headers = handle:headers()
-  if headers:get("content-encoding") ~= nil then return end
-  local kind = string.match(string.lower(headers:get("content-type") or ""), "^[^;%s]*")
-  local events = kind == "text/event-stream"
-  if not events and kind ~= "application/json" then return end
-  local feed, rest = restorer(found.asked, found.target, found.escaped_target or found.target, events)
-  if not events then
-    local body = handle:body()
-    if body == nil then return end
-    local text = body:getBytes(0, body:length())
-    local new = feed(text) .. rest()
-    if new ~= text then body:setBytes(new) end -- and the content-length
-    return
-  end
-  headers:remove("content-length")
-  local last, sent
-  for chunk in handle:bodyChunks() do
-    local text = chunk:getBytes(0, chunk:length())
-    last, sent = chunk, feed(text)
-    if sent ~= text then chunk:setBytes(sent) end
-  end
-  if rest() ~= "" then -- it broke off within a name; where trailers follow, the last chunk has gone
-    pcall(last.setBytes, last, sent .. rest())
-  end
 end
 """

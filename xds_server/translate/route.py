@@ -32,9 +32,9 @@ from envoy_data_plane.envoy.type.v3 import FractionalPercent, FractionalPercentD
 from envoy_data_plane.google.protobuf import Any as AnyMessage
 
 from xds_server.model.graph import Backend, Forward, Mirror, Redirect, Reply, Route, WeightedBackend
-from xds_server.model.names import EXT_PROC, INVALID_CLUSTER, PICKER_HEADER, REWRITE_HEADERS, ROUTE_HEADERS
+from xds_server.model.names import EXT_PROC, INVALID_CLUSTER, PICKER_HEADER, ROUTE_HEADERS
 from xds_server.model.objects import HeaderFilter, HTTPMatch, PathMatch, PathModifier, ValueMatch
-from xds_server.translate import headers, inference, restore
+from xds_server.translate import headers, inference
 from xds_server.translate.chain import apart
 from xds_server.translate.encode import pack
 from xds_server.translate.filters import on_route, whole
@@ -157,10 +157,6 @@ def _decorate(
     per_filter, rest = _split(filters) if pool or picked else ({}, filters)
     if backend is not None and pool:
         per_filter |= {EXT_PROC: pack(inference.picker_override(backend))}
-    if (backend is not None and pool and backend.rewrites) or (
-        (pool or picked) and headers.written(filters, REWRITE_HEADERS)
-    ):
-        per_filter |= restore.on_route()
     if elsewhere:
         per_filter |= whole(plane)
     message.typed_per_filter_config |= per_filter

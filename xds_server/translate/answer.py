@@ -1,0 +1,62 @@
+"""What is read of an answer on its way out, and what is changed: a Lua filter, for usage (`usage.py`) and the model's name (`restore.py`).
+
+The usage of every stream is read. Dynamic metadata of the decision says what is changed: without any, nothing is. The filter is optional:
+an Envoy without Lua serves the same routes, reads no usage of streams and changes nothing. JSON answers are whole here anyway, since
+json_to_metadata has read their usage. Cases: tests/xds_server/test_translate_answer.py; with a real Envoy: tests/e2e.
+"""
+
+from envoy_data_plane.envoy.config.core.v3 import DataSource
+from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+
+from xds_server.model.names import AI_NAMESPACE, LUA
+from xds_server.translate.encode import pack
+from xds_server.translate.restore import RESTORE
+from xds_server.translate.usage import USAGE
+
+
+def answers() -> HttpFilter:
+    """The filter of a listener: one script for all routes, since each source is a machine of its own in every worker."""
+    return HttpFilter(
+        name=LUA, typed_config=pack(Lua(default_source_code=DataSource(inline_string=SCRIPT))), is_optional=True
+    )
+
+
+_MAIN = r"""
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  local kind = string.match(string.lower(headers:get("content-type") or ""), "^[^;%s]*")
+  local events = kind == "text/event-stream"
+  if (not events and kind ~= "application/json") or headers:get("content-encoding") ~= nil then return end
+  local found = handle:streamInfo():dynamicMetadata():get("penstock") or {}
+  local restore, restored
+  if found.target ~= nil then
+    restore, restored = restorer(found.asked, found.target, found.escaped_target or found.target, events)
+  end
+  if not events then
+    local body = restore ~= nil and handle:body() or nil
+    if body == nil then return end
+    local text = body:getBytes(0, body:length())
+    local new = restore(text) .. restored()
+    if new ~= text then body:setBytes(new) end -- and the content-length
+    return
+  end
+  local function tell(name, number) handle:streamInfo():dynamicMetadata():set("AI_NAMESPACE", name, number) end
+  local read, rest = usage_reader(tell, found.unasked_usage)
+  if restore ~= nil or found.unasked_usage then headers:remove("content-length") end
+  local last, sent
+  for chunk in handle:bodyChunks() do
+    local text = chunk:getBytes(0, chunk:length())
+    last, sent = chunk, read(text)
+    if restore ~= nil then sent = restore(sent) end
+    if sent ~= text then chunk:setBytes(sent) end
+  end
+  local left = rest()
+  if restore ~= nil then left = restore(left) .. restored() end
+  if left ~= "" then -- it broke off within what is held; where trailers follow, the last chunk has gone
+    pcall(last.setBytes, last, sent .. left)
+  end
+end
+"""
+# A block for each: their names are their own.
+SCRIPT = f"do\n{RESTORE}end\ndo\n{USAGE}end\n{_MAIN.replace('AI_NAMESPACE', AI_NAMESPACE)}"
