@@ -7,7 +7,7 @@ import pytest
 from tests.xds_server.test_parse import POOL, refused
 from xds_server.model.exporter import Exporter
 from xds_server.parse import parse
-from xds_server.parse.annotations import pool_exporter, pool_ranks, pool_waiting
+from xds_server.parse.annotations import pool_exporter, pool_model_lists, pool_ranks, pool_waiting
 
 
 @pytest.mark.parametrize("name", ["penstock.dev/queue-ttl", "penstock.dev/ttft-objective"])
@@ -68,3 +68,16 @@ def test_ranks_are_counted(text: str) -> None:
 def test_how_many_ranks_a_port_has() -> None:
     assert pool_ranks(parse(POOL).meta) == 1
     assert [pool_ranks(parse(of_ranks(text)).meta) for text in ("1", "8", "64")] == [1, 8, 64]
+
+
+LISTS = "penstock.dev/model-lists"
+
+
+def test_what_servers_list_may_be_ignored() -> None:
+    def lists(**annotations: str) -> bool:
+        return pool_model_lists(parse({**POOL, "metadata": {"name": "p", "annotations": annotations}}).meta)
+
+    assert lists()
+    assert not lists(**{LISTS: "ignore"})
+    problem = refused({**POOL, "metadata": {"name": "p", "annotations": {LISTS: "yes"}}})
+    assert problem.field == f"metadata.annotations[{LISTS}]" and "`ignore`" in str(problem)
