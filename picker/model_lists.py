@@ -149,13 +149,13 @@ class ModelLists:
     def _read(self, target: _Target, page: bytes) -> None:
         began, target.errors = self._clock(), 0
         try:
-            names = parse(page)
+            names, strict = parse(page)
         except NoList:
             target.silent, target.cost = True, 0.0
             self._served.unknown(target.address)
             return
         until = target.asked + _BELIEVED * self._interval() + self._settings.timeout
-        self._served.listed(target.address, names, target.asked, until)
+        self._served.listed(target.address, names, target.asked, until, strict=strict)
         target.silent, target.cost = False, self._clock() - began
 
     def _pause(self, target: _Target) -> float:

@@ -3,8 +3,9 @@
 A server that does not have an adapter answers 404, and no page of metrics names an adapter that is loaded and idle. But servers list
 what they have: `GET /v1/models`. Who is known to lack a model is no candidate for it, as long as anybody may have it.
 
-Nobody is left out on suspicion. A server whose list is not known, or too old, may have anything. So may one that has answered well
-for a model that its list does not have, nor after another look: some engines take any name. No clock in here. Decision: 0019.
+Nobody is left out on suspicion. A server whose list is not known, or too old, may have anything. So may one of an engine that takes
+any name, which is told by who owns its models, or by an answer that is well for a model that its list does not have, nor after
+another look. No clock in here. Decision: 0019.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -18,6 +19,9 @@ from picker.ranks import host_port
 
 MOST = 100_000  # models of one server
 LONGEST = 1000  # characters of a name
+# Whatever a request calls its model, these serve the one that they have; SGLang unless it is called `base:adapter`.
+_TAKE_ANY = frozenset({"llamacpp", "tensorrt_llm"})
+_TAKE_ANY_BASE = "sglang"
 _DOUBTS = 16  # models of one server that it has served although it does not list them, until it is asked again
 
 
@@ -38,10 +42,11 @@ class NoList(Exception):
     """What was answered does not say what the server has."""
 
 
-def parse(page: bytes) -> frozenset[str]:
-    """The names of an answer to `GET /v1/models`. Raises NoList, also where it lists nothing: such a server would be no use.
+def parse(page: bytes) -> tuple[frozenset[str], bool]:
+    """The names of an answer to `GET /v1/models`, and whether they are all that it takes, or all adapters that it takes (SGLang).
 
-    SGLang's adapters are asked for as `base:adapter`, and listed as `adapter` with its `parent`.
+    Raises NoList, also where it lists nothing: such a server would be no use. SGLang's adapters are asked for as `base:adapter`, and
+    listed as `adapter` with its `parent`.
     """
     try:
         cards = _DECODER.decode(page).data
@@ -49,11 +54,15 @@ def parse(page: bytes) -> frozenset[str]:
         raise NoList(f"no list of models: {error}") from None
     if not 0 < len(cards) <= MOST:
         raise NoList(f"{len(cards)} models")
+    owner = cards[0].owned_by
+    if isinstance(owner, str) and owner in _TAKE_ANY:
+        raise NoList(f"{owner} takes any name")
     names = {card.id for card in cards}
-    names.update(f"{card.parent}:{card.id}" for card in cards if card.owned_by == "sglang" and card.parent)
+    if owner == _TAKE_ANY_BASE:
+        names.update(f"{card.parent}:{card.id}" for card in cards if card.parent)
     if max(map(len, names)) > LONGEST:
         raise NoList(f"a name is longer than {LONGEST} characters")
-    return frozenset(names)
+    return frozenset(names), owner != _TAKE_ANY_BASE
 
 
 @dataclass(slots=True)
@@ -64,12 +73,15 @@ class _Server:
     at: float = -inf  # when it was asked for them
     until: float = inf  # they are believed
     asked: bool = False  # ever, and with an answer or without
+    strict: bool = True  # False: other names than `base:adapter` are all its base model
     takes_any: bool = False  # it serves what it does not list
     doubts: tuple[str, ...] = ()
     doubted: float = -inf  # since when
 
     def may_have(self, model: str) -> bool:
-        return self.names is None or self.takes_any or model in self.names
+        if self.names is None or self.takes_any or model in self.names:
+            return True
+        return not self.strict and ":" not in model
 
     def forget(self) -> None:
         self.names, self.asked, self.until, self.takes_any, self.doubts = None, True, inf, False, ()
@@ -92,12 +104,12 @@ class Served:
             self._servers[new] = _Server()
         self._edition += 1
 
-    def listed(self, address: str, names: frozenset[str], at: float, until: float) -> None:
-        """It has these, as it said when it was asked at `at`; to be believed until `until`."""
+    def listed(self, address: str, names: frozenset[str], at: float, until: float, *, strict: bool = True) -> None:
+        """It has these, as it said when it was asked at `at`; to be believed until `until`. `strict`: see parse."""
         server = self._servers.get(address)
         if server is None:
             return
-        news = names != server.names
+        news = names != server.names or strict != server.strict
         if news:  # servers of a pool mostly have the same: kept once
             server.names = next((one.names for one in self._servers.values() if one.names == names), names)
             server.takes_any = False
@@ -105,7 +117,7 @@ class Served:
             if not names.issuperset(server.doubts):
                 news = server.takes_any = True
             server.doubts = ()
-        server.asked, server.at, server.until = True, at, until
+        server.asked, server.at, server.until, server.strict = True, at, until, strict
         self._until = min(self._until, until)
         self._edition += news
 

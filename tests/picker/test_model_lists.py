@@ -30,8 +30,8 @@ class Heard(Served):
         self.news = asyncio.Event()
         self.answers = 0
 
-    def listed(self, address: str, names: frozenset[str], at: float, until: float) -> None:
-        super().listed(address, names, at, until)
+    def listed(self, address: str, names: frozenset[str], at: float, until: float, *, strict: bool = True) -> None:
+        super().listed(address, names, at, until, strict=strict)
         self._tell()
 
     def unknown(self, address: str) -> None:

@@ -37,9 +37,9 @@ def served(**lists: frozenset[str] | None) -> Served:
 def test_the_names_of_vllm_and_sglang() -> None:
     permission = [{"id": "modelperm-1", "object": "model_permission", "group": None}]
     base = {"id": "base", "object": "model", "owned_by": "vllm", "root": "/m", "parent": None, "permission": permission}
-    assert parse(page(base, {**base, "id": "sql", "parent": "base"})) == {"base", "sql"}
+    assert parse(page(base, {**base, "id": "sql", "parent": "base"})) == ({"base", "sql"}, True)
     one = {"id": "base", "owned_by": "sglang", "root": "base", "parent": None, "max_model_len": 4096}
-    assert parse(page(one, {**one, "id": "sql", "parent": "base"})) == {"base", "sql", "base:sql"}
+    assert parse(page(one, {**one, "id": "sql", "parent": "base"})) == ({"base", "sql", "base:sql"}, False)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,8 @@ def test_the_names_of_vllm_and_sglang() -> None:
         page({"name": "base"}),
         page({"id": 7}),
         page({"id": "base"}, None),
+        page({"id": "/models/x.gguf", "owned_by": "llamacpp"}),  # it takes any name
+        page({"id": "x", "owned_by": "tensorrt_llm"}),
         page({"id": "x" * (LONGEST + 1)}),
         page(*({"id": str(number)} for number in range(MOST + 1))),
         b'{"data": [{"id": "\xff"}]}',
@@ -216,6 +218,18 @@ def test_who_serves_what_it_does_not_list_may_have_anything() -> None:
     found.listed(B, SQL, at=6.0, until=30.0)  # now it lists something else
     assert found.lacks(B, "other")
     assert found.note([A, B]) == ""
+
+
+def test_sglang_takes_any_name_for_its_base_model_and_its_own_adapters_only() -> None:
+    found = served(a=SQL, b=BASE)
+    found.update([A, B, C])
+    edition = found.edition(0.0)
+    found.listed(C, frozenset({"qwen", "chat", "qwen:chat"}), 0.0, 30.0, strict=False)
+    found.listed(B, BASE, 0.0, 30.0, strict=False)
+    assert found.edition(0.0) != edition
+    assert found.candidates([A, B, C], "sql") is None
+    assert found.candidates([A, B, C], "qwen:chat") == [2]
+    assert found.candidates([A, B], "qwen:chat") is None
 
 
 def test_an_adapter_that_was_loaded_in_the_meantime_tells_nothing_of_its_server() -> None:
