@@ -63,7 +63,7 @@ class Gateway:
         self.model_lists = ModelLists(served)
         self.signals.on_other_models = self.model_lists.hurry
         self.kv_events = KvEvents(self.picker)
-        self.tokenizer = Tokenizer(self.picker, self.signals.loads)
+        self.tokenizer = Tokenizer(self.picker, self.signals.loads, lacks=served.lacks)
         self.picker.on_unlinked = self.tokenizer.ask
         self.wake: Callable[[], None] = lambda: None  # requests that wait: something has changed that may let them go
         self.envoy: envoy.Envoy | None = None
