@@ -62,6 +62,7 @@ class Gateway:
         self.picker = Picker(self.signals, own=own, records=self.decisions, served=served)
         self.model_lists = ModelLists(served)
         self.signals.on_other_models = self.model_lists.hurry
+        self.signals.on_return = self._returned
         self.kv_events = KvEvents(self.picker)
         self.tokenizer = Tokenizer(self.picker, self.signals.loads, lacks=served.lacks)
         self.picker.on_unlinked = self.tokenizer.ask
@@ -146,6 +147,11 @@ class Gateway:
                 ):
                     self._answered.clear()
                     await self._answered.wait()
+
+    def _returned(self, endpoint: str) -> None:
+        """A server says something again: what else it says may have changed."""
+        self.model_lists.hurry((endpoint,))
+        self.kv_events.hurry(endpoint)
 
     async def prepare(self, graph: Graph) -> None:
         """Until the servers of the first graph have said which models they have: before that adapters would go anywhere."""

@@ -50,6 +50,7 @@ class Signals:
         self.on_busy = on_busy
         self.on_scrape: Callable[[], None] = lambda: None  # called when figures have come, or do not come any more
         self.on_other_models: Callable[[Iterable[str]], None] = lambda _: None  # these may have others than they listed
+        self.on_return: Callable[[str], None] = lambda _: None  # its page comes again: it may be another process
         self._prefills: dict[str, tuple[float, float, float]] = {}  # see Load.prefill
         self._now = float("-inf")  # the latest time that we were told
         self._figures: dict[str, Load] = {}  # as scraped
@@ -168,7 +169,7 @@ class Signals:
         """A scrape that was sent at `sent_at` came back."""
         self._now = max(self._now, sent_at)
         if self._figures.get(endpoint, _UNKNOWN).errors:
-            self.on_other_models((endpoint,))  # it may have started anew
+            self.on_return(endpoint)
         self._figures[endpoint] = figures
         counted = self.inflight.count(endpoint)
         self.inflight.on_scrape(endpoint, figures, sent_at)

@@ -279,10 +279,11 @@ def test_what_another_endpoint_answered_tells_nothing_of_the_first() -> None:
     assert told == []
 
 
-def test_an_endpoint_that_comes_back_is_asked_again() -> None:
-    found, told = listing()
+def test_that_an_endpoint_comes_back_is_told() -> None:
+    found, told = signals(), list[str]()
+    found.on_return = told.append
     found.scraped(str(A), Load(), 1.0)
     found.failed(str(A))
     assert told == []
     found.scraped(str(A), Load(), 2.0)
-    assert told == [[str(A)]]
+    assert told == [str(A)]
