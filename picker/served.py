@@ -17,7 +17,9 @@ import msgspec
 
 from picker.ranks import host_port
 
-MOST = 100_000  # models of one server
+MOST = 20_000  # models of one server
+# Marks on a page: a model of vLLM has three that open something, and twenty commas. More is there to keep us busy.
+_MARKS = {b"{": 5 * MOST, b"[": 5 * MOST, b",": 25 * MOST}
 LONGEST = 1000  # characters of a name
 # Whatever a request calls its model, these serve the one that they have; SGLang unless it is called `base:adapter`.
 _TAKE_ANY = frozenset({"llamacpp", "tensorrt_llm"})
@@ -48,6 +50,8 @@ def parse(page: bytes) -> tuple[frozenset[str], bool]:
     Raises NoList, also where it lists nothing: such a server would be no use. SGLang's adapters are asked for as `base:adapter`, and
     listed as `adapter` with its `parent`.
     """
+    if any(page.count(mark) > most for mark, most in _MARKS.items()):
+        raise NoList("more than any list has")
     try:
         cards = _DECODER.decode(page).data
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

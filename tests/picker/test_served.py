@@ -59,6 +59,8 @@ def test_the_names_of_vllm_and_sglang() -> None:
         page({"id": "x", "owned_by": "tensorrt_llm"}),
         page({"id": "x" * (LONGEST + 1)}),
         page(*({"id": str(number)} for number in range(MOST + 1))),
+        b'{"data": [{"id": "base"}' + b', {"id": "x"}' * 200_000 + b"]}",
+        b'{"data": [{"id": "base"}], "x": [1' + b",1" * 1_000_000 + b"]}",
         b'{"data": [{"id": "\xff"}]}',
         b'{"data": [{"id": "base"}], "x": ' + b"[" * 100_000,
     ],
@@ -66,6 +68,23 @@ def test_the_names_of_vllm_and_sglang() -> None:
 def test_what_is_no_list(bad: bytes) -> None:
     with pytest.raises(NoList):
         parse(bad)
+
+
+def test_ten_thousand_adapters_are_read() -> None:
+    permission = {
+        "id": "modelperm-0123456789abcdef",
+        "object": "model_permission",
+        "created": 1,
+        "organization": "*",
+        **dict.fromkeys(("allow_create_engine", "allow_sampling", "allow_logprobs", "allow_search_indices"), True),
+        "allow_view": True,
+        "allow_fine_tuning": False,
+        "group": None,
+        "is_blocking": False,
+    }
+    base = {"object": "model", "created": 1, "owned_by": "vllm", "root": "/x", "parent": "base", "max_model_len": None}
+    names, _ = parse(page(*({"id": f"adapter-{n}", **base, "permission": [permission]} for n in range(10_000))))
+    assert len(names) == 10_000
 
 
 @given(st.binary(max_size=200))
