@@ -257,6 +257,8 @@ class Signals:
 
     def _check_models(self, outcome: Outcome, decision: Decision, begun: _Begun, ended: float) -> None:
         """Of servers that have other models than they listed, as an answer may tell."""
+        if not decision.target_model:
+            return
         if outcome.status == 404 or (outcome.status == 400 and begun.lacked):  # SGLang says 400
             everybody = begun.lacked and decision.pool in self._loads  # nobody had it: somebody may have it by now
             self.on_other_models(self._loads[decision.pool] if everybody else (outcome.endpoint,))

@@ -25,11 +25,14 @@ def entry(id_: str, **fields: object) -> LogEntry:
     return LogEntry(**{"id": id_, **known, **fields})  # type: ignore[arg-type]
 
 
-def serve(found: Signals, now: float, streaming: bool = True, matched: int = 0, **fields: object) -> None:
+def serve(
+    found: Signals, now: float, streaming: bool = True, matched: int = 0, model: str = "m-1", **fields: object
+) -> None:
     """One request of 1000 tokens to A that found nobody there."""
     sent = replace(
         decision("x", str(A), str(B)),
         pool=POOL,
+        target_model=model,
         prompt_tokens=1000,
         matched_tokens=matched,
         seconds=0.0,
@@ -261,6 +264,7 @@ def test_bad_requests_tell_nothing_of_models() -> None:
     found, told = listing(a=HAS)
     serve(found, 1.0, status=400)
     serve(found, 2.0, status=503)
+    serve(found, 3.0, status=404, model="")  # it names none
     assert told == []
 
 
