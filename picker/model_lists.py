@@ -18,10 +18,12 @@ from picker.ranks import host_port
 from picker.served import NoList, Served, parse
 from xds_server.model.graph import Endpoint
 
+USER_AGENT = "penstock"  # in the servers' logs
 _AT_ONCE = 16  # requests
 _LARGEST = 8 << 20  # bytes: 10 000 adapters of vLLM are 5 MB
 _SHARE = 50  # one part in so many of the event loop's time is for reading lists
 _BELIEVED = 3.0  # intervals
+_HEADERS = {"user-agent": USER_AGENT, "accept-encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class ModelLists:
         """The answer; None where there was none, and b"" where it is no list."""
         url = f"http://{target.address}{self._settings.path}"
         try:
-            async with session.get(url, headers={"accept-encoding": "identity"}, allow_redirects=False) as answer:
+            async with session.get(url, headers=_HEADERS, allow_redirects=False) as answer:
                 if answer.status == 200:
                     return await _whole(answer)
                 if answer.status < 500 and answer.status != 429:
