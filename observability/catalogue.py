@@ -216,6 +216,9 @@ ENDPOINT_LORA_ADAPTERS = _gauge(
 ENDPOINT_LORA_SLOTS = _gauge(
     "endpoint_lora_slots", "", "LoRA adapters that the server can run at once.", POOL, ENDPOINT
 )
+ENDPOINT_MODELS = _gauge(
+    "endpoint_models", "", "Models that the server lists, adapters too; absent while it does not say.", POOL, ENDPOINT
+)
 ENDPOINT_SCRAPE_AGE_SECONDS = _gauge(
     "endpoint_scrape_age_seconds",
     "seconds",

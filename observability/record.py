@@ -14,6 +14,7 @@ from observability.series import FOLD, SERVED, Requests
 from picker.facts import Decision, Outcome
 from picker.load import Load
 from picker.precise import Precise
+from picker.served import Served
 from xds_server.model.graph import Pool
 
 _NAMELESS = frozenset(
@@ -265,3 +266,10 @@ def precise_samples(pool: str, known: tuple[object, Precise] | None) -> Iterator
         yield Sample(c.PREFIX_TRUST_RATIO, labels, feed.trust if feed.joined else 0.0)
         yield Sample(c.KV_EVENTS_TOTAL, labels, feed.events)
         yield Sample(c.KV_EVENT_GAPS_TOTAL, labels, feed.gaps + feed.malformed)
+
+
+def model_samples(pool: str, endpoints: Iterable[str], served: Served) -> Iterator[Sample]:
+    """How many models each endpoint lists; nothing of those that do not say."""
+    for endpoint in endpoints:
+        if (found := served.has(endpoint)) is not None:
+            yield Sample(c.ENDPOINT_MODELS, {"pool": pool, "endpoint": endpoint}, len(found))

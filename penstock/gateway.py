@@ -9,7 +9,7 @@ from pathlib import Path
 
 from observability import catalogue, usage
 from observability.decisions import Decisions
-from observability.record import Recorder, load_samples, precise_samples
+from observability.record import Recorder, load_samples, model_samples, precise_samples
 from observability.registry import Registry, Sample
 from penstock import autoscaling, envoy
 from penstock.report import Report
@@ -19,6 +19,7 @@ from picker.exporters import Exporters, measured
 from picker.facts import Decision, Outcome
 from picker.inflight import LogEntry
 from picker.kv_events import KvEvents
+from picker.model_lists import ModelLists
 from picker.picker import Picker
 from picker.scrape import Scraper
 from picker.signals import Signals
@@ -32,6 +33,7 @@ from xds_server.snapshot import EDS, LDS, RDS, Snapshot
 from xds_server.sources import files
 
 _HEARD = 0.02  # seconds until the sessions have seen a new snapshot
+_LISTED = 0.5  # seconds that a slow model server may keep the others waiting at the start
 _TOLD = 1.0  # seconds that a slow proxy may keep the others waiting
 _STALE = 10.0  # seconds: twice the slowest scrape, then an endpoint's figures count as stale in the metrics
 Observe = Callable[[object], None]
@@ -56,9 +58,13 @@ class Gateway:
         self.scraper = Scraper(self.signals)
         self.exporters = Exporters(self.signals)
         self.decisions = Decisions(settings.decisions_rate, header=settings.explain)
-        self.picker = Picker(self.signals, own=own_scorers.own(settings.scorers), records=self.decisions)
+        own, served = own_scorers.own(settings.scorers), self.signals.served
+        self.picker = Picker(self.signals, own=own, records=self.decisions, served=served)
+        self.model_lists = ModelLists(served)
+        self.signals.on_other_models = self.model_lists.hurry
+        self.signals.on_return = self._returned
         self.kv_events = KvEvents(self.picker)
-        self.tokenizer = Tokenizer(self.picker, self.signals.loads)
+        self.tokenizer = Tokenizer(self.picker, self.signals.loads, lacks=served.lacks)
         self.picker.on_unlinked = self.tokenizer.ask
         self.wake: Callable[[], None] = lambda: None  # requests that wait: something has changed that may let them go
         self.envoy: envoy.Envoy | None = None
@@ -142,11 +148,27 @@ class Gateway:
                     self._answered.clear()
                     await self._answered.wait()
 
+    def _returned(self, endpoint: str) -> None:
+        """A server says something again: what else it says may have changed."""
+        self.model_lists.hurry((endpoint,))
+        self.kv_events.hurry(endpoint)
+
+    async def prepare(self, graph: Graph) -> None:
+        """Until the servers of the first graph have said which models they have: before that adapters would go anywhere."""
+        self._found(graph)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LISTED):
+                await self.model_lists.all_asked()
+
+    def _found(self, graph: Graph) -> None:
+        self.signals.update({name: pool.endpoints for name, pool in graph.pools.items()})
+        self.model_lists.update(endpoint for pool in graph.pools.values() for endpoint in pool.endpoints)
+
     def apply(self, graph: Graph) -> None:
         """The picker's side of a new graph."""
         self._pools = graph.pools
         self.picker.update(graph.pools)
-        self.signals.update({name: pool.endpoints for name, pool in graph.pools.items()})
+        self._found(graph)
         self.kv_events.update(graph.pools.values())
         self.scraper.update(endpoint for pool in graph.pools.values() for endpoint in pool.endpoints)
         self.exporters.update(measured(graph.pools.values(), self.picker.profile))
@@ -170,4 +192,5 @@ class Gateway:
                 causes=self.picker.causes(name, now),
             )
             yield from precise_samples(name, self.picker.precise(name))
+            yield from model_samples(name, self.signals.loads(name), self.signals.served)
         yield from self.report.samples()

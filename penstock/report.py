@@ -14,6 +14,7 @@ from penstock.topology import topology
 from picker import ranks
 from picker.picker import Picker
 from picker.precise import Feed
+from picker.served import Served
 from picker.signals import Signals
 from xds_server import status
 from xds_server.facts import Nacked, NodeStatus
@@ -33,6 +34,7 @@ from xds_server.reconcile import ReconcileFailed
 from xds_server.server import Fleets
 
 log = logging.getLogger("penstock")
+_NAMED = 20  # models of an endpoint
 _LOCATED = (
     50  # problems that get the line of their field: finding it reads the file again, which must not hold the loop
 )
@@ -145,6 +147,7 @@ class Report:
         now = time.monotonic()
         loads = self._signals.loads(name)
         profile, known = self._picker.profile(name), self._picker.precise(name)
+        served = self._signals.served
         feeds = known[1].feeds if known else {}
         return {
             "saturation": self._picker.saturation(name, now),
@@ -152,7 +155,7 @@ class Report:
             # what of its EndpointPickerConfig is done in another way, and why KV events are of no use
             "notes": [
                 *(profile.notes if profile else ()),
-                *filter(None, [self.note(name), ranks.note(loads, self._signals.several)]),
+                *filter(None, [self.note(name), ranks.note(loads, self._signals.several), served.note(loads)]),
             ],
             "endpoints": {
                 endpoint: {
@@ -161,6 +164,7 @@ class Report:
                     "running": load.running,
                     "kv_usage": load.kv_usage,
                     "loras": sorted(load.loras),
+                    **_models(served, endpoint, now),
                     "scrape_age_seconds": now - load.scraped if load.scraped > 0 else None,
                     "scrape_errors": load.errors,
                     **({"prefixes": _feed(feeds.get(endpoint, Feed()))} if known else {}),
@@ -176,6 +180,16 @@ def _state(found: NodeStatus) -> str:
     if "NACKED" in states:
         return "rejecting"
     return "degraded" if found.degraded else "pending" if "PENDING" in states else "synced"
+
+
+def _models(served: Served, endpoint: str, now: float) -> dict[str, Any]:
+    """How many models it lists, and which where they are few; null where it does not say."""
+    found = served.has(endpoint)
+    return {
+        "models": None if found is None else len(found),
+        "model_names": sorted(found) if found and len(found) <= _NAMED else [],
+        "models_age_seconds": served.age(endpoint, now),
+    }
 
 
 def _feed(found: Feed) -> dict[str, Any]:

@@ -73,6 +73,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             ),
             _follow(gateway),
             gateway.scraper.run(),
+            gateway.model_lists.run(),
             gateway.exporters.run(),
             gateway.kv_events.run(),
             gateway.tokenizer.run(),
@@ -251,6 +252,8 @@ async def _follow(gateway: Gateway) -> None:
     async for graph in gateway.graphs.values():
         if gateway.opens(graph):
             await gateway.told()
+        if not gateway.serving.value:
+            await gateway.prepare(graph)
         gateway.apply(graph)
         gateway.report.changed(graph)
 

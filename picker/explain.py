@@ -250,6 +250,7 @@ def explanation(record: DecisionRecord, profile: Profile) -> dict[str, Any]:
             }
             for i, (name, load) in enumerate(zip(view.names, view.loads, strict=True))
         ],
+        "dropped": [{"filter": "served-models", "endpoints": list(record.lacking)}] if record.lacking else [],
         "stages": [_stage(one) for one in found.stages] if found else [],
     }
 

@@ -104,6 +104,14 @@ class KvEvents:
             self._subscriptions.setdefault(key, new)
         self._wake.set()
 
+    def hurry(self, endpoint: str) -> None:
+        """It may be another process, which publishes elsewhere: do not wait for its turn to be asked."""
+        for one in self._subscriptions.values():
+            if one.key == endpoint:
+                one.tries = 0
+                if one.due != float("inf"):
+                    one.due = self._clock()
+
     def observe(self, fact: object) -> None:
         """Outcomes tell what servers really had cached."""
         if not isinstance(fact, Outcome) or (found := self._picker.precise(fact.pool)) is None:

@@ -128,6 +128,7 @@ class Engine:
     block_tokens: tuple[Series, ...]
     blocks: tuple[Series, ...]
     lora: bytes = b""
+    rank: bytes = b"engine"  # the label that tells data-parallel ranks apart
 
 
 # How busy the accelerator is, in percent: NVIDIA's DCGM exporter, and the device plugin for TPUs. Their names on a server's own
@@ -157,6 +158,7 @@ ENGINES: Mapping[str, Engine] = {
         kv_usage=(Series(b"sglang:token_usage"),),
         block_tokens=(Series(b"sglang:page_size"), Series(b"sglang:cache_config_info", label=b"page_size")),
         blocks=(Series(b"sglang:num_pages"), Series(b"sglang:cache_config_info", label=b"num_pages")),
+        rank=b"dp_rank",
     ),
     "trtllm-serve": Engine(
         prefix=b"trtllm_",
@@ -199,7 +201,7 @@ def _scanner(engine: Engine) -> re.Pattern[bytes]:
 def parse(page: bytes, engine: str = "", now: float = -math.inf) -> Load:
     """The figures of one /metrics page in the Prometheus text format, taken at `now`.
 
-    Counts and blocks are summed and utilisation is averaged over the `engine` labels (data parallel ranks). `engine` is the
+    Counts and blocks are summed and utilisation is averaged over data parallel ranks. `engine` is the
     value of the pod label llm-d.ai/engine-type; "" or an unknown one: told by the names on the page. Families that the page
     lacks keep the defaults of Load. Raises UnknownPage when it has neither waiting, running nor KV usage.
     """
@@ -208,7 +210,7 @@ def parse(page: bytes, engine: str = "", now: float = -math.inf) -> Load:
 
 
 def parse_ranks(page: bytes, engine: str = "", now: float = -math.inf) -> dict[int, Load]:
-    """The same for each rank that the page tells by its label `engine`; what has no such label is true of every rank.
+    """The same for each rank that the page tells by a label, Engine.rank; what has no such label is true of every rank.
 
     Raises UnknownPage where it names no rank.
     """
@@ -217,11 +219,11 @@ def parse_ranks(page: bytes, engine: str = "", now: float = -math.inf) -> dict[i
     common: dict[bytes, list[tuple[bytes, bytes]]] = {}
     for name, samples in _samples(page, names).items():
         for labels, value in samples:
-            rank = _label(labels, b"engine")
+            rank = _label(labels, names.rank)
             of = ranks.setdefault(int(rank), {}) if rank.isdigit() and len(rank) < 5 else common
             of.setdefault(name, []).append((labels, value))
     if not ranks:
-        raise UnknownPage("the page tells no ranks apart: nothing on it has the label engine")
+        raise UnknownPage(f"the page tells no ranks apart: nothing on it has the label {names.rank.decode()}")
     utilization = _utilization(page)
     return {rank: _load({**common, **found}, names, now, utilization) for rank, found in ranks.items()}
 

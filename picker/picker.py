@@ -25,6 +25,7 @@ from picker.profile import Own
 from picker.queues import Item
 from picker.record import Held, Recording, Records
 from picker.scorers import NO_LOAD, View
+from picker.served import Served
 from picker.stage import Pick, Profile
 from picker.state import State, config_problems, problems_of
 from picker.turn import Turn, choose
@@ -64,10 +65,18 @@ class Picker:
     """All pools. `default_pool` ("ns/name") is for gateways that do not say which pool they ask for."""
 
     def __init__(
-        self, signals: Signals, default_pool: str = "", own: Own | None = None, records: Records | None = None
+        self,
+        signals: Signals,
+        default_pool: str = "",
+        own: Own | None = None,
+        records: Records | None = None,
+        served: Served | None = None,
     ) -> None:
-        """`own` finds the user's own scorers; `records` says which decisions are recorded, and takes them."""
+        """`own` finds the user's own scorers; `records` says which decisions are recorded, and takes them; `served` knows which
+        models servers have.
+        """
         self._signals = signals
+        self._served = served or Served()
         self._records = records
         self._own = own
         self._default = default_pool
@@ -291,7 +300,7 @@ class Picker:
             turn = Turn(
                 ask.id,
                 wish.objective.priority,
-                whole=ask.subset is None,
+                whole=ask.subset is None and not view.lacking,
                 limited=bounds.enabled,
                 crowded=len(state.flow) > 0,
                 others=state.flow.others.note(view, wish.objective.priority, now) if bounds.enabled else None,
@@ -339,13 +348,12 @@ class Picker:
         """What is known of the candidates. Raises NoEndpoint."""
         state = wish.state
         loads = self._signals.loads(state.pool.name)
-        endpoints, names = state.candidates(wish.ask.subset)
+        ask, model = wish.ask, wish.model
+        endpoints, names, lacking = state.candidates(ask.subset, model, self._served, now)
         matched = state.matched(names, wish.hashes, now)
         found = [loads.get(name, NO_LOAD) for name in names]
-        ask = wish.ask
-        return View(
-            ask.request, wish.model, endpoints, names, found, matched, tokens_in(len(wish.hashes)), now, id=ask.id
-        )
+        tokens = tokens_in(len(wish.hashes))
+        return View(ask.request, model, endpoints, names, found, matched, tokens, now, None, ask.id, lacking)
 
     def _decided(self, wish: Wish, pick: Pick, now: float) -> Decision:
         ask, state, best = wish.ask, wish.state, pick.endpoints[0]

@@ -1,8 +1,8 @@
 """Data-parallel ranks behind one port: each is a candidate of its own, named `ip:port@rank`, of which Envoy knows `ip:port`.
 
-vLLM balances over its ranks itself, unless a request says by header which of them it is for. Envoy sends a retry to another
-address with the headers of the first try, so a fallback is the same rank elsewhere. Source: vLLM 0.32, internal load balancer
-(`--data-parallel-size` without external or hybrid). See it run: tests/e2e/test_ranks.py.
+vLLM and SGLang balance over their ranks themselves, unless a request says by header which of them it is for. Envoy sends a retry to
+another address with the headers of the first try, so a fallback is the same rank elsewhere. Source: vLLM 0.32, internal load balancer
+(`--data-parallel-size` without external or hybrid); SGLang 0.5.23 (openai/serving_base.py). See it run: tests/e2e/test_ranks.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,9 +52,10 @@ ABSENT = Load(resting=inf)
 
 
 def count(page: bytes) -> int:
-    """How many engines a page of a server's metrics names, from 0 on without a gap."""
+    """How many ranks a page of a server's metrics names, from 0 on without a gap."""
+    label = b'dp_rank="%d"' if b"\nsglang:" in page else b'engine="%d"'
     found = 0
-    while b'engine="%d"' % found in page:
+    while label % found in page:
         found += 1
     return found
 

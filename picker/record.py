@@ -105,6 +105,7 @@ class DecisionRecord:
     tape: Tape
     picked: Pick | None
     refused: Refused | None
+    lacking: tuple[str, ...] = ()  # endpoints that were known not to have the model, and so no candidates
 
     def view(self) -> View:
         """What filters and scorers saw, but for the prompt, which is as long and empty."""
@@ -132,6 +133,7 @@ class DecisionRecord:
             request.cacheable,
             self.now,
             id=self.id,
+            lacking=self.lacking,
         )
 
 
@@ -275,4 +277,5 @@ class Recording:
             tape=tuple(self._tape) if turn else (),
             picked=answer if isinstance(answer, Pick) else None,
             refused=answer if isinstance(answer, Refused) else None,
+            lacking=tuple(view.lacking) if view is not None else (),
         )

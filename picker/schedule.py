@@ -11,10 +11,14 @@ from xds_server.model.graph import Endpoint
 
 
 def candidates(endpoints: Sequence[Endpoint], hint: tuple[str, ...] | None) -> list[Endpoint]:
-    """The endpoints that may be chosen. Raises NoEndpoint.
+    """The endpoints that may be chosen, whatever the model. Raises NoEndpoint."""
+    return fresh(hinted(endpoints, hint))
 
-    `hint` is the gateway's subset: entries are `ip:port` or `ip`; None is the whole pool, and an empty one is nothing at all.
-    A pod that is terminating still serves, but gets new requests only while nobody else is left.
+
+def hinted(endpoints: Sequence[Endpoint], hint: tuple[str, ...] | None) -> list[Endpoint]:
+    """Those of the gateway's subset: entries are `ip:port` or `ip`; None is the whole pool, and an empty one is nothing at all.
+
+    Raises NoEndpoint.
     """
     if not endpoints:
         raise NoEndpoint("the pool has no ready endpoint")
@@ -28,7 +32,12 @@ def candidates(endpoints: Sequence[Endpoint], hint: tuple[str, ...] | None) -> l
         ]
         if not found:
             raise NoEndpoint("the gateway's subset hint names no ready endpoint of the pool")
-    return [one for one in found if not one.draining] or found
+    return found
+
+
+def fresh(endpoints: list[Endpoint]) -> list[Endpoint]:
+    """A pod that is terminating still serves, but gets new requests only while nobody else is left."""
+    return [one for one in endpoints if not one.draining] or endpoints
 
 
 def run(view: View, profile: Profile, request_id: str) -> Pick:

@@ -50,6 +50,7 @@ class View:
     now: float
     peer: Endpoint | None = None  # that another stage of this request has been given: decode, where prefill is picked
     id: str = ""  # of the decision: the only source of chance
+    lacking: Sequence[str] = ()  # endpoints that are no candidates: they are known not to have the model
     predicted: list[float] | None = field(
         default=None, init=False
     )  # seconds, once ttft.predict was asked; not to be changed
@@ -74,6 +75,7 @@ class View:
             self.now,
             self.peer,
             self.id,
+            self.lacking,
         )
         if self.predicted is not None:
             found.predicted = [self.predicted[i] for i in kept]

@@ -4,7 +4,7 @@
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from picker.adapters import Adapters
@@ -14,6 +14,7 @@ from picker.inflight import TIMEOUT, InFlight, LogEntry
 from picker.latency import GUESS, Latency, Sample, Speed
 from picker.load import Load
 from picker.ranks import host_port
+from picker.served import Served
 from xds_server.model.graph import Endpoint
 
 _UNKNOWN = Load()
@@ -32,6 +33,7 @@ class _Begun:
     cold: bool  # the adapter was not loaded
     blocked: bool  # and had to wait for a slot
     ahead: float  # kilotokens of others whose prefill had not ended
+    lacked: bool  # the endpoint was known not to have the model
 
 
 class Signals:
@@ -43,9 +45,12 @@ class Signals:
         self.latency = Latency()
         self.health = Health()
         self.adapters = Adapters()
+        self.served = Served()
         self._begun: OrderedDict[str, tuple[Decision, _Begun]] = OrderedDict()
         self.on_busy = on_busy
         self.on_scrape: Callable[[], None] = lambda: None  # called when figures have come, or do not come any more
+        self.on_other_models: Callable[[Iterable[str]], None] = lambda _: None  # these may have others than they listed
+        self.on_return: Callable[[str], None] = lambda _: None  # its page comes again: it may be another process
         self._prefills: dict[str, tuple[float, float, float]] = {}  # see Load.prefill
         self._now = float("-inf")  # the latest time that we were told
         self._figures: dict[str, Load] = {}  # as scraped
@@ -85,6 +90,7 @@ class Signals:
         self.latency.update(keys)
         self.health.update(of.keys())
         self.adapters.update(of.keys())
+        self.served.update(of.keys())
         self._loads = {pool: {key: self._merged(key) for key in found} for pool, found in keys.items()}
         self._stale = {pool: set() for pool in keys}
 
@@ -107,7 +113,14 @@ class Signals:
         others, ahead = load.inflight + load.speed.foreign, load.ahead(now)
         self._begun[decision.id] = (
             decision,
-            _Begun(now, others, cold, cold and load.adapters_busy >= load.max_loras, ahead),
+            _Begun(
+                now,
+                others,
+                cold,
+                cold and load.adapters_busy >= load.max_loras,
+                ahead,
+                self.served.lacks(decision.endpoints[0], model),
+            ),
         )
         if adapter:
             self.adapters.used(decision.endpoints[0], (model,), load.max_loras)
@@ -129,6 +142,7 @@ class Signals:
             self._now = max(self._now, ended)
             self._learn(outcome, *begun, ended)
             self._diagnose(outcome, begun[0], begun[1].since, ended)
+            self._check_models(outcome, *begun, ended)
         return outcome
 
     def early(self, decision: Decision) -> LogEntry | None:
@@ -154,6 +168,8 @@ class Signals:
     def scraped(self, endpoint: str, figures: Load, sent_at: float) -> None:
         """A scrape that was sent at `sent_at` came back."""
         self._now = max(self._now, sent_at)
+        if self._figures.get(endpoint, _UNKNOWN).errors:
+            self.on_return(endpoint)
         self._figures[endpoint] = figures
         counted = self.inflight.count(endpoint)
         self.inflight.on_scrape(endpoint, figures, sent_at)
@@ -238,6 +254,17 @@ class Signals:
         for one in self._beside(served) if outcome.reason in _OF_ALL_RANKS else (served,):
             self.health.ended(one, outcome.reason, since, now)
             self._changed(one)
+
+    def _check_models(self, outcome: Outcome, decision: Decision, begun: _Begun, ended: float) -> None:
+        """Of servers that have other models than they listed, as an answer may tell."""
+        if not decision.target_model:
+            return
+        if outcome.status == 404 or (outcome.status == 400 and begun.lacked):  # SGLang says 400
+            everybody = begun.lacked and decision.pool in self._loads  # nobody had it: somebody may have it by now
+            self.on_other_models(self._loads[decision.pool] if everybody else (outcome.endpoint,))
+        elif begun.lacked and not outcome.reason and outcome.endpoint == decision.endpoints[0]:
+            self.served.doubted(outcome.endpoint, decision.target_model, ended)
+            self.on_other_models((outcome.endpoint,))
 
     def _beside(self, endpoint: str) -> Sequence[str]:
         """All ranks behind its port, this one too."""

@@ -12,15 +12,34 @@ from picker.precise import Precise, Wanted
 from picker.prefix import TOKENS, PrefixIndex
 from picker.profile import Own
 from picker.record import Config, config_of
+from picker.served import LONGEST, Served
 from picker.stage import Profile
 from xds_server.model.graph import Endpoint, Pool
 from xds_server.model.objects import Problem
+
+_MODELS = 1000  # whose candidates are kept: clients may name any
+
+Candidates = tuple[
+    list[Endpoint], list[str], tuple[str, ...]
+]  # endpoints, "ip:port" of each; those that lack the model
 
 
 class State:
     """One pool, its profile and what was learned about it."""
 
-    __slots__ = ("_everybody", "config", "flow", "in_force", "own", "pool", "precise", "prefixes", "problem", "profile")
+    __slots__ = (
+        "_candidates",
+        "_edition",
+        "config",
+        "flow",
+        "in_force",
+        "own",
+        "pool",
+        "precise",
+        "prefixes",
+        "problem",
+        "profile",
+    )
 
     def __init__(self, pool: Pool, own: Own | None = None) -> None:
         self.pool = pool
@@ -32,25 +51,37 @@ class State:
         self.problem: Problem | None = None
         self.prefixes = PrefixIndex()
         self.precise: Precise | None = None  # where the servers tell what they have cached
-        self._everybody: tuple[list[Endpoint], list[str]] | None = (
-            None  # the candidates without a hint, and their names
-        )
+        self._candidates: dict[str, Candidates] = {}  # by model, without a hint
+        self._edition = -1  # of what servers list, when these were found
 
-    def candidates(self, subset: tuple[str, ...] | None) -> tuple[list[Endpoint], list[str]]:
-        """The endpoints that may be chosen, and "ip:port" of each. Raises NoEndpoint."""
-        if subset is None and self._everybody is not None:
-            return self._everybody
-        endpoints = schedule.candidates(self.pool.endpoints, subset)
-        found = (endpoints, [str(endpoint) for endpoint in endpoints])
-        if subset is None:
-            self._everybody = found
+    def candidates(self, subset: tuple[str, ...] | None, model: str, served: Served, now: float) -> Candidates:
+        """The endpoints that may be chosen for a model. Raises NoEndpoint."""
+        if len(model) > LONGEST or not self.pool.model_lists:
+            model = ""  # no server lists it, or nobody cares
+        if subset is not None:
+            return self._among(schedule.hinted(self.pool.endpoints, subset), model, served)
+        if (edition := served.edition(now)) != self._edition or len(self._candidates) > _MODELS:
+            self._candidates, self._edition = {}, edition
+        found = self._candidates.get(model)
+        if found is None:
+            found = self._candidates[model] = self._among(schedule.hinted(self.pool.endpoints, None), model, served)
         return found
+
+    @staticmethod
+    def _among(endpoints: list[Endpoint], model: str, served: Served) -> Candidates:
+        names = [str(endpoint) for endpoint in endpoints]
+        having = served.candidates(names, model) if model else None
+        if having is not None:
+            endpoints = [endpoints[i] for i in having]
+        found = schedule.fresh(endpoints)
+        lacking = () if having is None else tuple(sorted(set(names).difference(map(str, endpoints))))
+        return found, [str(endpoint) for endpoint in found], lacking
 
     def update(self, pool: Pool) -> None:
         """Take the pool as it is now; a bad profile leaves the last good one in force and becomes `problem`."""
         if not self.pool.endpoints:
             self.flow.drain.forget()  # nobody could be served: that says nothing of how fast it will be
-        self.pool, self._everybody = pool, None
+        self.pool, self._candidates = pool, {}
         names = {str(endpoint) for endpoint in pool.endpoints}
         self.prefixes.retain(names)
         self.flow.others.retain(names)

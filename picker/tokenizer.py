@@ -66,12 +66,15 @@ class Tokenizer:
         picker: Pools,
         loads: Callable[[str], Mapping[str, Load]],
         *,
+        lacks: Callable[[str, str], bool] = lambda *_: False,
         clock: Callable[[], float] = time.monotonic,
         timeout: float = 5.0,
         pause: float = 10.0,
     ) -> None:
-        """`loads` are those of a pool; a pool whose servers fail is left alone for `pause` seconds, or 60 times that."""
-        self._picker, self._loads, self._clock = picker, loads, clock
+        """`loads` are those of a pool; `lacks` says which endpoint does not have which model, and would say 404 as one does that has no
+        tokenizer. A pool whose servers fail is left alone for `pause` seconds, or 60 times that.
+        """
+        self._picker, self._loads, self._lacks, self._clock = picker, loads, lacks, clock
         self._timeout, self._pause = timeout, pause
         self._waiting: deque[Unlinked] = deque()
         self._asked: set[int] = set()  # the last blocks of prompts that wait or are asked for
@@ -115,7 +118,7 @@ class Tokenizer:
             return 0.0
         body, tokens = asked
         spent = self._clock() - began
-        page = b"" if tokens is not None else await self._page(session, found.pool, body)
+        page = b"" if tokens is not None else await self._page(session, found, body)
         if page is None:
             return spent
         began = self._clock()
@@ -130,9 +133,10 @@ class Tokenizer:
             self._why.pop(found.pool, None)
         return spent + self._clock() - began
 
-    async def _page(self, session: aiohttp.ClientSession, pool: str, body: bytes) -> bytes | None:
-        """Of the server that has the least to do."""
-        loads = self._loads(pool)
+    async def _page(self, session: aiohttp.ClientSession, found: Unlinked, body: bytes) -> bytes | None:
+        """Of the server that has the least to do, and the model."""
+        pool = found.pool
+        loads = {name: load for name, load in self._loads(pool).items() if not self._lacks(name, found.model)}
         if not loads:
             return None
         server = min(loads, key=lambda key: (loads[key].errors, loads[key].inflight))

@@ -22,7 +22,7 @@ class Turn:
 
     id: str  # of the decision: the only source of chance
     priority: int = 0
-    whole: bool = True  # the whole pool is open to it: the gateway gave no subset
+    whole: bool = True  # the whole pool is open to it: the gateway gave no subset, and all may have its model
     limited: bool = True  # flow control is on: nobody is sent where there is no room
     crowded: bool = False  # others wait
     others: Peaks | None = None  # what it leaves to requests of other priorities: see spare.py

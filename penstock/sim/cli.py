@@ -26,7 +26,7 @@ def parser() -> Parser:
     )
     option("--name", default="", help="value of the response header x-sim-server (default: sim-PORT)")
     option("--models", default="base", help="served names of the model, comma separated (default: %(default)s)")
-    option("--loras", default="", help="adapters, comma separated")
+    option("--loras", default="", help="adapters that it has at the start, comma separated; other models are 404")
     option(
         "--max-loras", type=int, default=0, metavar="N", help="adapters in one batch (default: as many as there are)"
     )

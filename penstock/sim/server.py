@@ -20,6 +20,7 @@ from penstock.sim.engine import Engine, EngineSettings, Full, Job, Progress
 from penstock.sim.faults import Fault, Faults
 from penstock.sim.kv_events import Publisher
 from penstock.sim.metrics import CONTENT_TYPE, Page, accelerator
+from penstock.sim.models import Models
 from penstock.sim.ranks import WANTED_HEADER, Ranks
 
 SERVER_HEADER = "x-sim-server"
@@ -37,7 +38,7 @@ class SimSettings:
     host: str = "127.0.0.1"
     port: int = 0
     models: tuple[str, ...] = ("base",)  # aliases of one model
-    loras: tuple[str, ...] = ()  # adapters of it
+    loras: tuple[str, ...] = ()  # adapters of it, at the start
     max_model_len: int = 32768
     engine: EngineSettings = field(default_factory=EngineSettings)
     fail_kind: str = "500"
@@ -65,6 +66,7 @@ class SimServer:
     def __init__(self, settings: SimSettings = SimSettings()) -> None:
         self.settings = settings
         self.ranks = Ranks(settings.data_parallel_size, settings.engine, kv_events=settings.kv_events is not None)
+        self.models = Models(settings.models, settings.loras, settings.max_model_len)
         self.faults = Faults(settings.fail_kind, settings.fail_rate)
         self.served = 0  # requests that came to the completion paths
         self.dead = asyncio.Event()
@@ -102,7 +104,7 @@ class SimServer:
         app.router.add_get("/health", self._health)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/dcgm", self._accelerator)
-        app.router.add_get("/v1/models", self._models)
+        self.models.add_routes(app)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/v1/chat/completions", self._completions)
         app.router.add_post("/sim", self._sim)
@@ -178,15 +180,13 @@ class SimServer:
     def _job(self, prompt: api.Prompt) -> tuple[Job, api.Answer]:
         """Raises ApiError: unknown model, too long."""
         settings, size = self.settings, self.settings.engine.block_tokens
-        if prompt.model not in settings.models and prompt.model not in settings.loras:
-            raise api.unknown_model(prompt.model, (*settings.models, *settings.loras))
+        adapter = self.models.adapter(prompt.model)
         prompt_tokens = tokens.count(prompt.text)
         limit = prompt.max_tokens or random.Random(prompt.text).randint(*_DEFAULT_TOKENS)  # noqa: S311
         limit = min(limit, max(settings.max_model_len - prompt_tokens, 0))
         if limit < 1 or not self.engine.fits(prompt_tokens + limit):
             raise api.too_long(prompt_tokens, settings.max_model_len)
         words = tokens.generate(settings.engine.seed, prompt.text, limit)
-        adapter = prompt.model if prompt.model in settings.loras else ""
         id_ = next(self._ids)
         text = prompt.text + "".join(words).encode()
         job = Job(
@@ -316,15 +316,6 @@ class SimServer:
 
     async def _accelerator(self, _: web.Request) -> web.Response:
         return web.Response(text=accelerator(self.engine), headers={"content-type": CONTENT_TYPE})
-
-    async def _models(self, _: web.Request) -> web.Response:
-        settings = self.settings
-        entry = {"object": "model", "created": 0, "owned_by": "vllm", "max_model_len": settings.max_model_len}
-        models = [{"id": name, "root": settings.models[0], "parent": None, **entry} for name in settings.models]
-        adapters = [{"id": name, "root": name, "parent": settings.models[0], **entry} for name in settings.loras]
-        return web.Response(
-            body=orjson.dumps({"object": "list", "data": models + adapters}), content_type="application/json"
-        )
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         """vLLM: {"model", "messages" or "prompt", "return_token_strs"}."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from picker.model_lists import USER_AGENT
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -34,7 +36,7 @@ class Backend:
     turn: asyncio.Semaphore | None = None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        if request.path == "/metrics":
+        if request.path == "/metrics" or request.headers.get("user-agent") == USER_AGENT:  # not through the gateway
             return web.Response(text="")
         headers = {name.lower(): ",".join(request.headers.getall(name)) for name in request.headers}
         self.seen.append(Seen(request.method, request.path_qs, request.host, headers, await request.read()))

@@ -8,10 +8,11 @@ from hypothesis import given, settings, strategies as st
 
 from observability import catalogue as c
 from observability.fleet import short_type
-from observability.record import Recorder, load_samples
+from observability.record import Recorder, load_samples, model_samples
 from observability.registry import Distribution, Exemplar, Registry
 from picker.facts import Decision, Outcome, Reason, Refused
 from picker.load import Load
+from picker.served import Served
 from picker.trace import Trace
 from xds_server.facts import Acked, Connected, Disconnected, Nacked, Node, Pushed
 from xds_server.model.graph import Backend, Endpoint, Objective, Pool
@@ -158,6 +159,14 @@ def test_adapters_and_what_fills_the_pool_are_gauges_of_it() -> None:
     assert found["penstock_endpoint_inflight_tokens", "ns/p", "a:1"] == 70
     assert [found["penstock_endpoint_resting", "ns/p", key] for key in loads] == [0, 1]
     assert found["penstock_pool_saturation_cause", "ns/p", "queue"] == 0.5
+
+
+def test_models_are_counted_where_the_server_says_them() -> None:
+    served = Served()
+    served.update(["a:1", "b:1"])
+    served.listed("a:1", frozenset({"base", "sql"}), 0.0, 30.0)
+    found = [(each.metric, dict(each.labels), each.value) for each in model_samples("ns/p", ("a:1", "b:1"), served)]
+    assert found == [(c.ENDPOINT_MODELS, {"pool": "ns/p", "endpoint": "a:1"}, 2)]
 
 
 def test_a_request_is_in_flight_from_its_decision_to_its_outcome() -> None:

@@ -15,6 +15,7 @@ from picker.picker import Answer, Picker, Waiting
 from picker.plugins.own import Own
 from picker.record import DecisionRecord, Why
 from picker.request import parse
+from picker.served import Served
 from tests.picker.test_picker import pool
 from xds_server.model.graph import Endpoint, Objective
 
@@ -212,10 +213,11 @@ def traffic(
     loads: tuple[Load, ...],
     steps: list[Any],
     endpoints: tuple[Endpoint, ...] = ENDPOINTS,
+    served: Served | None = None,
 ) -> tuple[list[DecisionRecord], dict[str, Answer]]:
     """What was recorded, and what was answered, by id. In the end all servers have room for who still waits."""
     signals, kept = Known({str(one): load for one, load in zip(endpoints, loads, strict=True)}), Kept()
-    picker = Picker(signals, own=OWN, records=kept)
+    picker = Picker(signals, own=OWN, records=kept, served=served)
     objectives = (Objective("bulk", -1), Objective("gold", 10))
     found = pool(*endpoints, objectives=objectives, config=config)
     picker.update({found.name: found})

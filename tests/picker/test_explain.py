@@ -12,6 +12,7 @@ from picker.load import Load
 from picker.ranks import attempts, headers
 from picker.record import Config, DecisionRecord
 from picker.record_json import config_line, read, record_line
+from picker.served import Served
 from tests.picker._recorded import ENDPOINTS, POOLS, RANKS, STEPS, configs, plugin, traffic
 
 IDLE = tuple(Load(scraped=100.0) for _ in ENDPOINTS)
@@ -141,3 +142,20 @@ def test_what_has_no_turn_is_not_decided_again() -> None:
     with pytest.raises(ValueError, match="without a choice"):
         replay(record, profile_of(record.config))
     assert explanation(record, profile_of(record.config))["stages"] == []
+
+
+def test_who_lacks_the_model_is_named_and_the_pick_is_made_again() -> None:
+    served = Served()
+    served.update(map(str, ENDPOINTS))
+    for endpoint in ENDPOINTS:
+        served.listed(str(endpoint), frozenset({"m"} if endpoint in ENDPOINTS[:2] else {"base"}), 0.0, 1e9)
+    records, _ = traffic(None, IDLE, [ASK, {**ASK, "model": "nobody's"}], served=served)
+    one, other = through_json(records)
+    assert {str(each.endpoint) for each in one.candidates} == {str(each) for each in ENDPOINTS[:2]}
+    assert one.lacking == tuple(sorted(map(str, ENDPOINTS[2:])))
+    assert one.turn is not None and not one.turn.whole
+    found = explanation(one, profile_of(one.config))
+    assert found["same"]
+    assert found["dropped"] == [{"filter": "served-models", "endpoints": list(one.lacking)}]
+    assert (other.lacking, len(other.candidates)) == ((), len(ENDPOINTS))
+    assert explanation(other, profile_of(other.config))["dropped"] == []

@@ -132,26 +132,45 @@ async def test_a_server_that_comes_back_is_heard_again() -> None:
             second.close()
 
 
-async def test_a_server_is_asked_where_it_publishes(server: Server) -> None:
-    answers = [web.Response(status=404), web.Response(text="?"), None]
+@asynccontextmanager
+async def sources(*answers: object) -> AsyncIterator[tuple[Endpoint, list[int]]]:
+    """An endpoint that says where it publishes: a status, a text, or what becomes JSON, the last one again and again."""
+    asked: list[int] = []
 
-    async def sources(_: web.Request) -> web.Response:
-        answer = answers.pop(0) if len(answers) > 1 else None
-        endpoint = f"tcp://192.0.2.1:{server.port}"  # of it only the port is believed
-        return answer or web.json_response([{"data_parallel_rank": 0, "endpoint": endpoint}])
+    async def say(_: web.Request) -> web.Response:
+        asked.append(1)
+        answer = answers[min(len(asked), len(answers)) - 1]
+        if isinstance(answer, int):
+            return web.Response(status=answer)
+        return web.Response(text=answer) if isinstance(answer, str) else web.json_response(answer)
 
     app = web.Application()
-    app.router.add_get("/kv_event_sources", sources)
+    app.router.add_get("/kv_event_sources", say)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        port = runner.addresses[0][1]
-        async with listening(Known(KvSource()), Endpoint("127.0.0.1", port)):
-            await server.heard()
+        yield Endpoint("127.0.0.1", runner.addresses[0][1]), asked
     finally:
         await runner.cleanup()
+
+
+async def test_a_server_is_asked_where_it_publishes(server: Server) -> None:
+    found = [{"data_parallel_rank": 0, "endpoint": f"tcp://192.0.2.1:{server.port}"}]  # of it only the port is believed
+    async with sources(404, "?", found) as (endpoint, _), listening(Known(KvSource()), endpoint):
+        await server.heard()
+
+
+async def test_who_may_have_started_anew_is_asked_at_once(server: Server) -> None:
+    found = [{"data_parallel_rank": 0, "endpoint": f"tcp://127.0.0.1:{server.port}"}]
+    async with (
+        sources(404, found) as (endpoint, asked),
+        listening(Known(KvSource()), endpoint, again=3600.0) as events,
+    ):
+        (one,) = events._subscriptions.values()
+        await until(lambda: asked and one.tries, "the first answer")
+        events.hurry(str(endpoint))
+        await server.heard()
 
 
 def test_a_flood_does_not_hold_up_the_loop(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, strategies as st
@@ -11,6 +12,7 @@ from picker.load import Load
 from picker.picker import Ask, Denied, Picker, target_model
 from picker.profile import DEFAULT, Own
 from picker.request import InferenceRequest
+from picker.served import Served
 from xds_server.model.graph import Backend, Endpoint, Objective, Pool
 from xds_server.model.objects import InferenceModelRewrite, Meta, ObjectRef, RewriteRule
 
@@ -229,3 +231,79 @@ def test_the_probabilistic_admitter_sheds_before_the_pool_is_full() -> None:
 def test_flow_control_is_as_configured() -> None:
     picker = picker_of(pool(config={"featureGates": ["flowControl=false"]}))
     assert isinstance(picker.decide(ask()), Denied)  # nobody waits for endpoints
+
+
+# --- what servers list ------------------------------------------------------------------------------------------------
+
+
+def listed(*lists: str, **more: Any) -> tuple[Picker, Served]:
+    """A picker of A, B and C, which list these: words, or nothing where it does not say."""
+    served = Served()
+    served.update(map(str, (A, B, C)))
+    for endpoint, names in zip((A, B, C), lists, strict=True):
+        if names:
+            served.listed(str(endpoint), frozenset(names.split()), 0.0, 30.0)
+        else:
+            served.unknown(str(endpoint))
+    picker = Picker(FakeSignals(), served=served)
+    picker.update({"ns/pool": pool(A, B, C, **more)})
+    return picker, served
+
+
+def everywhere(picker: Picker, **given: Any) -> set[str]:
+    """Where 30 requests go, fallbacks included."""
+    return {name for number in range(30) for name in picker.decide(ask(id=str(number), **given)).endpoints}
+
+
+def test_a_model_goes_where_it_is_listed_or_may_be() -> None:
+    every = {str(A), str(B), str(C)}
+    for lists, found in (
+        (("base m", "base", "base"), {str(A)}),
+        (("base m", "base", "base m"), {str(A), str(C)}),
+        (("base m", "base", ""), {str(A), str(C)}),
+        (("base", "base", "base"), every),
+        (("", "", ""), every),
+    ):
+        picker, _ = listed(*lists)
+        assert everywhere(picker) == found
+        assert everywhere(picker, model="base") == everywhere(picker, model="") == every
+
+
+def test_what_changes_counts_at_once_and_what_is_old_does_not() -> None:
+    picker, served = listed("m", "base", "base")
+    assert everywhere(picker) == {str(A)}
+    served.listed(str(B), frozenset({"base", "m"}), 0.0, 30.0)
+    assert everywhere(picker) == {str(A), str(B)}
+    served.listed(str(A), frozenset({"base"}), 0.0, 30.0)
+    assert everywhere(picker) == {str(B)}
+    late = Ask(InferenceRequest("/", model="m"), "ns/pool", None, "late", 30.0, 5.0)
+    assert picker.decide(late).candidates == 3
+
+
+def test_the_rewritten_model_counts() -> None:
+    picker, _ = listed("base", "base canary", "base", rewrites=(rewrite(RewriteRule(("m",), (("canary", 1),))),))
+    assert everywhere(picker) == {str(B)}
+
+
+def test_a_pool_may_ignore_what_its_servers_list() -> None:
+    picker, _ = listed("m", "base", "base", model_lists=False)
+    assert everywhere(picker) == {str(A), str(B), str(C)}
+
+
+def test_a_subset_and_pods_that_end_keep_their_meaning() -> None:
+    picker, served = listed("m", "m", "base")
+    assert everywhere(picker, subset=(str(B), str(C))) == {str(B)}
+    assert everywhere(picker, subset=(str(C),)) == {str(C)}  # it is the gateway's to say so, and the server's to refuse
+    picker.update({"ns/pool": pool(A, replace(B, draining=True), C)})
+    assert everywhere(picker) == {str(A)}
+    served.listed(str(A), frozenset({"base"}), 0.0, 30.0)
+    assert everywhere(picker) == {str(B)}  # nobody else has it
+
+
+def test_names_of_clients_fill_no_memory() -> None:
+    picker, _ = listed("m", "base", "base")
+    for number in range(3000):
+        picker.decide(ask(model=f"{number}"))
+    picker.decide(ask(model="x" * 10**6))
+    kept = picker._states["ns/pool"]._candidates
+    assert len(kept) <= 1001 and max(map(len, kept)) < 1000

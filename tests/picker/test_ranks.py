@@ -233,3 +233,28 @@ def test_a_fallback_is_a_candidate_also_where_only_some_have_room() -> None:
     found = choose(seen, DEFAULT, Turn("id", priority=-1))
     assert isinstance(found, Pick)
     assert found.endpoints == (str(B1), "10.0.0.3:8000@1")
+
+
+SGLANG = b"""
+sglang:num_queue_reqs{dp_rank="0",engine_type="unified",model_name="m",tp_rank="0"} 4.0
+sglang:num_queue_reqs{dp_rank="1",engine_type="unified",model_name="m",tp_rank="1"} 0.0
+sglang:num_running_reqs{dp_rank="0",engine_type="unified",model_name="m",tp_rank="0"} 8.0
+sglang:num_running_reqs{dp_rank="1",engine_type="unified",model_name="m",tp_rank="1"} 1.0
+sglang:token_usage{dp_rank="0",engine_type="unified",model_name="m",tp_rank="0"} 0.75
+sglang:token_usage{dp_rank="1",engine_type="unified",model_name="m",tp_rank="1"} 0.25
+sglang:page_size{dp_rank="0",engine_type="unified",model_name="m",tp_rank="0"} 16.0
+sglang:page_size{dp_rank="1",engine_type="unified",model_name="m",tp_rank="1"} 16.0
+sglang:num_pages{dp_rank="0",engine_type="unified",model_name="m",tp_rank="0"} 100.0
+sglang:num_pages{dp_rank="1",engine_type="unified",model_name="m",tp_rank="1"} 90.0
+"""
+
+
+def test_sglang_tells_its_ranks_by_another_label() -> None:
+    found = parse_ranks(SGLANG, now=5.0)
+    assert found == {
+        0: Load(waiting=4, running=8, kv_usage=0.75, block_tokens=16, blocks=100, scraped=5.0),
+        1: Load(waiting=0, running=1, kv_usage=0.25, block_tokens=16, blocks=90, scraped=5.0),
+    }
+    assert [count(SGLANG), count(SGLANG.replace(b'dp_rank="1"', b'dp_rank="3"'))] == [2, 1]
+    with pytest.raises(UnknownPage, match="dp_rank"):
+        parse_ranks(SGLANG.replace(b"dp_rank", b"engine"))

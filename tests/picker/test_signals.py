@@ -25,10 +25,18 @@ def entry(id_: str, **fields: object) -> LogEntry:
     return LogEntry(**{"id": id_, **known, **fields})  # type: ignore[arg-type]
 
 
-def serve(found: Signals, now: float, streaming: bool = True, matched: int = 0, **fields: object) -> None:
+def serve(
+    found: Signals, now: float, streaming: bool = True, matched: int = 0, model: str = "m-1", **fields: object
+) -> None:
     """One request of 1000 tokens to A that found nobody there."""
     sent = replace(
-        decision("x", str(A), str(B)), prompt_tokens=1000, matched_tokens=matched, seconds=0.0, streaming=streaming
+        decision("x", str(A), str(B)),
+        pool=POOL,
+        target_model=model,
+        prompt_tokens=1000,
+        matched_tokens=matched,
+        seconds=0.0,
+        streaming=streaming,
     )
     found.started(sent, now)
     assert found.finished(entry("x", **fields)) is not None
@@ -220,3 +228,66 @@ def test_what_is_remembered_of_requests_goes_with_them() -> None:
     assert len(found._begun) == 28
     found.expired(11.0)
     assert not found._begun
+
+
+# --- models of servers ------------------------------------------------------------------------------------------------
+
+
+def listing(**lists: frozenset[str]) -> tuple[Signals, list[list[str]]]:
+    """Signals whose servers list these, and the endpoints that are to be asked again, each time."""
+    found, told = signals(), list[list[str]]()
+    found.on_other_models = lambda names: told.append(list(names))
+    for letter, names in lists.items():
+        found.served.listed(str({"a": A, "b": B}[letter]), names, 0.0, 1e9)
+    return found, told
+
+
+HAS, LACKS = frozenset({"base", "m-1"}), frozenset({"base"})  # m-1 is what `serve` asks for
+
+
+def test_an_endpoint_that_does_not_have_what_it_listed_is_asked_again() -> None:
+    found, told = listing(a=HAS, b=LACKS)
+    serve(found, 1.0)
+    assert told == []
+    serve(found, 2.0, status=404)
+    assert told == [[str(A)]]
+
+
+@pytest.mark.parametrize("status", [404, 400])  # vLLM, SGLang
+def test_a_model_that_nobody_lists_may_be_somewhere_by_now(status: int) -> None:
+    found, told = listing(a=LACKS, b=LACKS)
+    serve(found, 1.0, status=status)
+    assert told == [[str(A), str(B)]]
+
+
+def test_bad_requests_tell_nothing_of_models() -> None:
+    found, told = listing(a=HAS)
+    serve(found, 1.0, status=400)
+    serve(found, 2.0, status=503)
+    serve(found, 3.0, status=404, model="")  # it names none
+    assert told == []
+
+
+def test_an_endpoint_that_serves_what_it_does_not_list_is_asked_again_and_then_may_have_anything() -> None:
+    found, told = listing(a=LACKS, b=HAS)
+    serve(found, 1.0)
+    assert told == [[str(A)]]
+    assert found.served.lacks(str(A), "m-1")
+    found.served.listed(str(A), LACKS, 3.0, 1e9)
+    assert not found.served.lacks(str(A), "m-1")
+
+
+def test_what_another_endpoint_answered_tells_nothing_of_the_first() -> None:
+    found, told = listing(a=LACKS, b=HAS)
+    serve(found, 1.0, endpoint=str(B), attempts=2)
+    assert told == []
+
+
+def test_that_an_endpoint_comes_back_is_told() -> None:
+    found, told = signals(), list[str]()
+    found.on_return = told.append
+    found.scraped(str(A), Load(), 1.0)
+    found.failed(str(A))
+    assert told == []
+    found.scraped(str(A), Load(), 2.0)
+    assert told == [str(A)]

@@ -5,6 +5,7 @@ import contextlib
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import orjson
 import pytest
@@ -89,7 +90,7 @@ def unlinked(text: str = TEXT, wanted: Wanted = "again") -> Unlinked:
 
 
 @asynccontextmanager
-async def tokenizer(known: Known, *servers: str, **options: float) -> AsyncIterator[Tokenizer]:
+async def tokenizer(known: Known, *servers: str, **options: Any) -> AsyncIterator[Tokenizer]:
     found = Tokenizer(known, lambda _: dict.fromkeys(servers, Load()), **options)
     task = asyncio.create_task(found.run())
     try:
@@ -141,6 +142,31 @@ async def test_a_pool_without_a_tokenizer_is_left_alone_and_says_so() -> None:
         found.ask(unlinked("other " * 100))
         assert not found._waiting
         assert server == [1]
+
+
+async def test_only_a_server_that_has_the_model_is_asked() -> None:
+    """Another one says 404, as one does that has no tokenizer: then the whole pool would be left alone."""
+    known, base = Known(), SimServer(SimSettings(models=("base",)))
+    await base.start()
+
+    async def missing(_: web.Request) -> web.Response:
+        return web.Response(status=404)
+
+    try:
+        async with answering(missing) as other:
+            lacking = {("base", other), ("base", base.address)}
+            async with tokenizer(
+                known, other, base.address, lacks=lambda name, model: (model, name) in lacking
+            ) as found:
+                found.ask(unlinked())
+                await until(lambda: not found._asked, "that nobody is asked")
+                assert (found.linked, found.note("ns/pool")) == (0, "")
+                lacking.remove(("base", base.address))
+                found.ask(unlinked())
+                await until(lambda: found.linked, "the answer")
+                assert found.note("ns/pool") == ""
+    finally:
+        await base.stop()
 
 
 async def test_a_prompt_that_is_refused_is_not_asked_for_again() -> None:

@@ -327,3 +327,24 @@ def test_a_conversation_keeps_its_model_while_it_waits() -> None:
     gate.end()
     (found,) = gate.poll().values()
     assert found.target_model == first.target_model
+
+
+def test_a_model_whose_only_server_is_full_holds_up_nobody_else() -> None:
+    gate = Gate(A, B)
+    served = gate.picker._served
+    served.update(map(str, (A, B)))
+    served.listed(str(A), frozenset({"m", "other"}), 0.0, 1e9)
+    served.listed(str(B), frozenset({"other"}), 0.0, 1e9)
+
+    def ask(model: str, number: int) -> Answer | Waiting:
+        asked = InferenceRequest("/", model=model)
+        return gate.picker.decide(Ask(asked, "ns/pool", None, f"{model}{number}", gate.now, 100.0))
+
+    assert ask("m", 1).endpoints == (str(A),)
+    assert isinstance(ask("m", 2), Waiting)
+    assert ask("other", 1).endpoints[0] == str(B)
+    gate.end(B)
+    assert isinstance(ask("m", 3), Waiting)
+    assert isinstance(ask("other", 2), Decision)
+    gate.end(A)
+    assert list(gate.poll()) == ["m2"]

@@ -379,3 +379,22 @@ def test_options() -> None:
 def test_main_refuses_what_it_does_not_know() -> None:
     with pytest.raises(SystemExit):
         main(["--colour"])
+
+
+async def test_adapters_come_and_go_as_in_vllm(client: Client) -> None:
+    async def listed() -> dict[str, Any]:
+        return {one["id"]: one["parent"] for one in json.loads((await client.get("/v1/models"))[1])["data"]}
+
+    assert await listed() == {"base": None, "alias": None, "sql": "base"}
+    assert (await client.chat(model="chat"))[0] == 404
+    load, unload = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+    status, text, _ = await client.post(load, {"lora_name": "chat", "lora_path": "/x"})
+    assert (status, text) == (200, "Success: LoRA adapter 'chat' added successfully.")
+    assert (await client.post(load, {"lora_name": "chat", "lora_path": "/x"}))[0] == 400
+    assert (await client.chat(model="chat"))[0] == 200
+    assert "chat" in await listed()
+    assert (await client.post(unload, {"lora_name": "chat"}))[0] == 200
+    assert (await client.post(unload, {"lora_name": "chat"}))[0] == 404
+    assert (await client.chat(model="chat"))[0] == 404
+    for bad in (b"{", b"[]", b"{}", b'{"lora_name": 1}'):
+        assert (await client.post(load, bad))[0] == 400

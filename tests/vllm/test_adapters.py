@@ -3,13 +3,15 @@
 import asyncio
 import random
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from tests.e2e.waiting import until
 from tests.e2e.world import World
 from tests.vllm.rig import POOL
-from tests.vllm.server import ADAPTERS, Server
+from tests.vllm.server import ADAPTERS, BASE, Server
 from tests.vllm.text import text
 from tests.vllm.traffic import sent
 
@@ -83,3 +85,51 @@ async def test_an_adapter_that_is_loaded_while_they_run_is_served_at_once(
         finally:
             for each in servers:
                 await asyncio.to_thread(each.post, "/v1/unload_lora_adapter", {"lora_name": "code"})
+
+
+async def test_an_adapter_that_one_server_has_is_served_by_that_one_and_followed_to_another(
+    gateway: World, servers: list[Server], figures: dict[str, Any]
+) -> None:
+    """By vLLM's own API again; what Penstock knows of it is what vLLM lists."""
+    one, two = servers
+    adapter = {"lora_name": "code", "lora_path": str(one.models / "code")}
+    served = gateway.gateway.signals.served
+    assert [served.has(each.address) for each in servers] == [{BASE, *ADAPTERS}] * 2
+    await asyncio.to_thread(one.post, "/v1/load_lora_adapter", adapter)
+    home = one
+    try:
+        async with gateway.client() as client:
+            figures["404s until it was found"] = await found_by_404(client, gateway, one)
+            since = await gateway.settled()
+            answers = await sent(client, (text(("one", number), 50) for number in range(200)), model="code", tokens=4)
+            await gateway.settled()
+            assert not [each for each in answers if isinstance(each, Exception)]
+            assert {each.endpoint for each in gateway.outcomes[since:]} == {one.address}
+            await asyncio.to_thread(two.post, "/v1/load_lora_adapter", adapter)
+            home = two
+            await asyncio.to_thread(one.post, "/v1/unload_lora_adapter", adapter)
+            figures["404s until it was found where it moved to"] = await found_by_404(client, gateway, two)
+            answers = await sent(client, (text(("two", number), 50) for number in range(50)), model="code", tokens=4)
+            assert not [each for each in answers if isinstance(each, Exception)]
+            answers = await sent(client, (text(("base", number), 50) for number in range(40)), tokens=4)
+            assert not [each for each in answers if isinstance(each, Exception)]
+    finally:
+        await asyncio.to_thread(home.post, "/v1/unload_lora_adapter", adapter)
+
+
+async def found_by_404(client: Any, gateway: World, server: Server) -> int:
+    """How many requests were refused before this server was known to be the only one that has the adapter."""
+    served = gateway.gateway.signals.served
+
+    def known() -> bool:
+        having = [each for each in gateway.gateway.signals.loads(POOL) if not served.lacks(each, "code")]
+        return having == [server.address]
+
+    refused = 0
+    for number in range(10):
+        (answer,) = await sent(client, [text(("found", number), 50)], model="code", tokens=2)
+        refused += "404" in str(answer)
+        with suppress(AssertionError):
+            await until(known, "the lists of both", patience=2.0)
+            return refused
+    raise AssertionError("it is not found out")

@@ -9,7 +9,7 @@ import pytest
 from tests.xds_server.test_parse import POOL, refused
 from xds_server.model.exporter import Exporter
 from xds_server.parse import parse
-from xds_server.parse.annotations import pool_exporter, pool_ranks, pool_usage, pool_waiting
+from xds_server.parse.annotations import pool_exporter, pool_model_lists, pool_ranks, pool_usage, pool_waiting
 
 
 @pytest.mark.parametrize("name", ["penstock.dev/queue-ttl", "penstock.dev/ttft-objective"])
@@ -89,3 +89,16 @@ def test_nobody_else_does(text: str) -> None:
     problem = refused(of_usage(text))
     assert problem.field == f"metadata.annotations[{USAGE}]"
     assert "write `client`" in problem.message
+
+
+LISTS = "penstock.dev/model-lists"
+
+
+def test_what_servers_list_may_be_ignored() -> None:
+    def lists(**annotations: str) -> bool:
+        return pool_model_lists(parse({**POOL, "metadata": {"name": "p", "annotations": annotations}}).meta)
+
+    assert lists()
+    assert not lists(**{LISTS: "ignore"})
+    problem = refused({**POOL, "metadata": {"name": "p", "annotations": {LISTS: "yes"}}})
+    assert problem.field == f"metadata.annotations[{LISTS}]" and "`ignore`" in str(problem)

@@ -38,6 +38,7 @@ ACCELERATORS = "penstock.dev/accelerator-metrics"
 
 _EXPORTER = re.compile(r"(?P<node>node:)?(?P<port>[0-9]{1,5})?(?P<path>/[!-~]*)?")
 KV_EVENTS = "penstock.dev/kv-events"
+MODEL_LISTS = "penstock.dev/model-lists"
 """On an InferencePool: where its servers publish their KV events: a port of the pod, or `auto` to ask each server.
 
 The data-parallel rank r, the pool's target port of this index, publishes on the port + r, as vLLM does.
@@ -112,6 +113,11 @@ def pool_usage(meta: Meta) -> bool:
     return meta.annotations.get(USAGE, "ask").strip() == "ask"
 
 
+def pool_model_lists(meta: Meta) -> bool:
+    """Whether a server gets no requests for models that it does not list."""
+    return MODEL_LISTS not in meta.annotations
+
+
 def check_pool(root: Fields, meta: Meta) -> None:
     """Refuse annotations of an InferencePool that do not say what they should."""
 
@@ -137,6 +143,9 @@ def check_pool(root: Fields, meta: Meta) -> None:
     port = meta.annotations.get(KV_EVENTS, "auto").strip()
     if port != "auto" and not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
         refuse(KV_EVENTS, f"must be a port or `auto`, got {port[:60]!r}; write 5557, or remove the annotation")
+    lists = meta.annotations.get(MODEL_LISTS, "ignore")
+    if lists != "ignore":
+        refuse(MODEL_LISTS, f"must be `ignore`, got {lists[:60]!r}; write that, or remove the annotation")
     ranks = meta.annotations.get(DATA_PARALLEL_RANKS, "1")
     if not re.fullmatch("[1-9][0-9]?", ranks) or int(ranks) > MOST_RANKS:
         refuse(

@@ -17,7 +17,15 @@ from xds_server.model.objects import (
     ObjectRef,
     Problem,
 )
-from xds_server.parse.annotations import ENDPOINTS, FAILOVER, PICKER_CONFIG, pool_exporter, pool_kv_events, pool_waiting
+from xds_server.parse.annotations import (
+    ENDPOINTS,
+    FAILOVER,
+    PICKER_CONFIG,
+    pool_exporter,
+    pool_kv_events,
+    pool_model_lists,
+    pool_waiting,
+)
 from xds_server.resolve import conditions as c
 from xds_server.resolve.context import Context
 from xds_server.resolve.endpoints import listed, own_host, pool_candidates, unready_pods
@@ -62,6 +70,7 @@ def resolve_pools(context: Context) -> ResolvedPools:
             pool_exporter(pool.meta),
             unready_pods(pool, context),
             pool_kv_events(pool.meta),
+            pool_model_lists(pool.meta),
         )
     return ResolvedPools(pools, statuses, tuple(problems))
 

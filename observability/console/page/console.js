@@ -202,8 +202,13 @@ function explain(place, found, one) {
     cell(number(score(each.endpoint, "sum"))),
     element("td", {}, each.rests ? "it rests after failures" : each.room === false ? "no room" : dropped(each.endpoint) ?? ""),
   ]));
+  const without = (found.dropped ?? []).flatMap((each) => each.endpoints.map((endpoint) => row([
+    element("th", { scope: "row" }, endpoint),
+    ...head.slice(2).map(() => cell("")),
+    element("td", {}, each.filter),
+  ])));
   const whole = element("table", {}, []);
-  table(whole, head, rows, found.outcome);
+  table(whole, head, [...rows, ...without], found.outcome);
   fill(place, [element("div", { class: "wide" }, [whole])]);
 }
 
