@@ -15,7 +15,7 @@ from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
 
 from picker.inflight import LogEntry
-from xds_server.model.names import AI_NAMESPACE, PENSTOCK_NAMESPACE
+from xds_server.model.names import AI_NAMESPACE, PENSTOCK_NAMESPACE, STAND_IN_PREFIX
 
 SERVICE = "envoy.service.accesslog.v3.AccessLogService"
 TTFT_TAG = "ttft"
@@ -103,7 +103,10 @@ def access_log_handler(
             await admit(context)
         async for message in messages:
             for entry in message.http_logs.log_entry:
-                if not entry.common_properties.intermediate_log_entry:  # a long stream may be logged before it ends
+                common = entry.common_properties
+                if not common.intermediate_log_entry and not _handed_on(
+                    common
+                ):  # a long stream may be logged before it ends
                     ended(log_entry(entry))
         return als_pb2.StreamAccessLogsResponse()
 
@@ -113,6 +116,12 @@ def access_log_handler(
         response_serializer=als_pb2.StreamAccessLogsResponse.SerializeToString,
     )
     return grpc.method_handlers_generic_handler(SERVICE, {"StreamAccessLogs": method})
+
+
+def _handed_on(common: accesslog_pb2.AccessLogCommon) -> bool:
+    """Whether a listener of ours within Envoy got it, and logs it with the decision: xds_server/translate/pool.py."""
+    reached: bool = common.upstream_remote_address.HasField("envoy_internal_address")
+    return reached and common.upstream_cluster.startswith(STAND_IN_PREFIX)
 
 
 def _flags(flags: accesslog_pb2.ResponseFlags) -> frozenset[str]:

@@ -261,3 +261,14 @@ async def test_a_client_that_leaves_leaves(gateway: World, server: Backend) -> N
 async def test_an_error_is_the_servers(gateway: World, server: Backend) -> None:
     server.reply = (b'{"error":{"message":"stream_options: Extra inputs are not permitted"}}',)
     assert (await gateway.post("/plain/completions", BODY)).body == server.reply[0]
+
+
+async def test_a_request_behind_a_listener_of_its_own_ends_once(gateway: World) -> None:
+    """Both listeners log it, as the outer one serves other pools too."""
+    before = await gateway.settled()
+    answers = [await gateway.post("/apart/completions", BODY | {"prompt": "hello"}) for _ in range(3)]
+    answers.append(await gateway.post("/v1/completions", BODY | {"prompt": "hello"}))  # logged after the others
+    last = await gateway.outcome_of(answers[-1])
+    assert last.pool == "default/base"
+    ended = gateway.outcomes[before:]
+    assert sorted(each.pool for each in ended) == ["default/apart"] * 3 + ["default/base"]

@@ -120,7 +120,13 @@ async def test_the_service_calls_once_per_request() -> None:
                 response_deserializer=als_pb2.StreamAccessLogsResponse.FromString,
             )
             midway = {"common_properties": {"intermediate_log_entry": True}, "request": {"request_id": "r-2"}}
-            batches = [[FULL, midway], [{"request": {"request_id": "r-2"}}]]
+            inner = {"envoy_internal_address": {"server_listener_name": "ask/pool/ns/p"}}
+            handed_on = {"common_properties": {"upstream_cluster": "over/pool/ns/p", "upstream_remote_address": inner}}
+            not_reached = {
+                "common_properties": {"upstream_cluster": "over/pool/ns/p"},
+                "request": {"request_id": "r-3"},
+            }
+            batches = [[FULL, midway, handed_on], [{"request": {"request_id": "r-2"}}, not_reached]]
 
             async def messages():
                 for batch in batches:
@@ -131,4 +137,4 @@ async def test_the_service_calls_once_per_request() -> None:
             await call(messages())
     finally:
         await server.stop(None)
-    assert [entry.request_id for entry in heard] == ["r-1", "r-2"]
+    assert [entry.request_id for entry in heard] == ["r-1", "r-2", "r-3"]

@@ -31,6 +31,7 @@ POOL_METADATA = "x-penstock-pool"  # gRPC initial metadata of a picker stream: "
 USAGE_METADATA = "x-penstock-usage"  # another: streams may be asked for usage, since what is unasked is removed here
 BODY_HEADER = "x-penstock-body"  # "invalid": the body is not the JSON that it says it is
 PICKER_HEADER = "x-penstock-picker"  # of an answer inside Envoy: a pool's picker could not be asked
+STAND_IN_PREFIX = "over/"  # of clusters that lead to listeners of ours, each of which logs what it is given
 RESERVED_PREFIXES = ("x-gateway-destination-", "x-penstock-")
 
 # A client asks why its request was decided as it was, and is told the id of the record. Not of the reserved names, whose

@@ -1,6 +1,6 @@
 """Pools that are asked apart: behind internal listeners of their own, since a foreign picker asks for what no route can give.
 
-A route goes to the cluster `via/<pool>`, whose priorities are internal listeners, tried in turn: `ask/<pool>` asks the pool's
+A route goes to the cluster `via/<pool>`, or `over/<pool>` where the picker is ours, whose priorities are internal listeners, tried in turn: `ask/<pool>` asks the pool's
 picker, `ask/<other>` those of pools that stand in, `open/<pool>` (FailOpen) asks nobody. So a picker that is dead, aborts,
 hangs or is slow ends in one place, an answer with the header `x-penstock-picker`, which a route retries at the next priority.
 Why so: docs/decisions/0006-foreign-pickers.md. Cases: tests/xds_server/test_translate_pools.py.
@@ -31,7 +31,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.internal_upstream.v3 im
 from envoy_data_plane.envoy.extensions.transport_sockets.raw_buffer.v3 import RawBuffer
 
 from xds_server.model.graph import Backend, Forward
-from xds_server.model.names import DESTINATION
+from xds_server.model.names import DESTINATION, STAND_IN_PREFIX
 from xds_server.translate import inference, replies
 from xds_server.translate.chain import apart
 from xds_server.translate.cluster import unlimited
@@ -65,7 +65,9 @@ def via(pool: Backend) -> Cluster:
 
 def entry(backend: Backend) -> str:
     """The cluster that routes to a backend name."""
-    return f"via/{backend.cluster}" if apart(backend) else backend.cluster
+    if not apart(backend):
+        return backend.cluster
+    return f"via/{backend.cluster}" if backend.picker else f"{STAND_IN_PREFIX}{backend.cluster}"
 
 
 def asked(backends: Iterable[Backend]) -> list[Backend]:
