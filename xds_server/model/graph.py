@@ -283,9 +283,7 @@ class Pool:
     exporter: Exporter | None = None  # of its accelerators; None: as the configuration says
     unready: int = 0  # pods that it selects and that do not serve: a pool at zero has none of them either
     kv_events: int | None = None  # port of the servers' KV events, 0: they are asked; None: as the configuration says
-    model_lists: bool = (
-        True  # a server gets no requests for models that its /v1/models does not have, while another has them
-    )
+    model_lists: bool = True  # who does not list a model gets no requests for it, while another may have it
 
     @property
     def name(self) -> str:
