@@ -41,7 +41,7 @@ class Limits:
     size: int = 1_000_000_000
     ttl: float = 60.0  # a request may wait
     no_endpoint_ttl: float = 60.0  # the same in a pool without endpoints: scale from zero
-    negative_ttl: float = 1.0  # of negative priority
+    negative_ttl: float = 3.0  # of negative priority: long enough for a burst of the others to pass
     ttft_objective: float | None = None  # of requests that bring none
     band: Band = Band()
     negative_band: Band = Band()

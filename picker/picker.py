@@ -303,7 +303,8 @@ class Picker:
                 whole=ask.subset is None and not view.lacking,
                 limited=bounds.enabled,
                 crowded=len(state.flow) > 0,
-                others=state.flow.others.note(view, wish.objective.priority, now) if bounds.enabled else None,
+                stands=state.flow.queues.stands(wish.objective.priority, now),
+                others=state.flow.others.left(wish.objective.priority, view.names, now) if bounds.enabled else None,
                 left=None if wish.ttft is None else wish.ttft - (now - ask.now),
             )
             found = (choose if wish.recording is None else wish.recording.choose)(view, state.profile, turn)
@@ -383,6 +384,8 @@ class Picker:
         told = self._signals.loads(state.pool.name).get(best, NO_LOAD)
         if wish.hashes and (wanted := state.sent(decision, pick.beside, wish.hashes, told, now)):
             self.on_unlinked(Unlinked(state.pool.name, wish.model, request, wish.hashes, wanted))
+        if wish.objective.priority >= 0:
+            state.flow.others.sent(best, told, now)
         self._signals.started(decision, now)
         return decision
 

@@ -232,6 +232,11 @@ class Queues:
                 if not left:
                     return
 
+    def stands(self, priority: int, now: float) -> bool:
+        """Whether this band has not been empty for so long that no burst explains it."""
+        band = self._bands.get(priority)
+        return band is not None and band.stands(now)
+
     def ahead(self, item: Item, now: float = -inf) -> int:
         """About how many have their turn before `item`, which need not wait yet."""
         above = sum(len(band.entries) for priority, band in self._bands.items() if priority > item.priority)

@@ -12,6 +12,9 @@ from xxhash import xxh3_64_intdigest
 from picker import ttft
 from picker.scorers import View
 
+# Requests that may wait in a server's own queue while the gateway's stands: there more are sent to the best servers whenever a bad
+# one has a place, until all are equally bad, and who comes next cannot pass them. Two, as a slot must not lie idle.
+OWN_QUEUE = 2
 PROBES = 32  # one request in so many finds out
 
 
@@ -27,17 +30,21 @@ def free(view: View, *, crowded: bool = False, probe: bool = False) -> list[bool
     return [load.open or (not crowded and load.speed.slots == inf) for load in view.loads]
 
 
-def allowed(view: View, places: Sequence[bool], *, queues: bool = True) -> list[int]:
+def allowed(view: View, places: Sequence[bool], *, queue: float = inf) -> list[int]:
     """The candidates with room, and those without where the first token is still expected sooner than on any of them.
 
-    Nothing while none has room: then waiting in the gateway keeps the choice open. Not `queues`: only those with room.
+    Nothing while none has room: then waiting in the gateway keeps the choice open. `queue`: how many may wait there, beyond the slots.
     """
     best = [i for i, has in enumerate(places) if has]
-    if not queues or not best or len(best) == len(places):
+    if not queue or not best or len(best) == len(places):
         return best
-    predicted = ttft.predict(view)
+    predicted, loads = ttft.predict(view), view.loads
     least = min(predicted[i] for i in best)
-    return [i for i, has in enumerate(places) if has or predicted[i] < least]
+    return [
+        i
+        for i, has in enumerate(places)
+        if has or (predicted[i] < least and ttft.others(loads[i]) + 1.0 <= loads[i].speed.slots + queue)
+    ]
 
 
 def in_time(view: View, places: Sequence[bool], left: float) -> list[int] | None:

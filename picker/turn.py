@@ -4,6 +4,7 @@ The Picker asks when a request comes, and again when one that waits may go; `pen
 """
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Literal
 
 from picker import ranks, room, schedule, spare
@@ -25,6 +26,7 @@ class Turn:
     whole: bool = True  # the whole pool is open to it: the gateway gave no subset, and all may have its model
     limited: bool = True  # flow control is on: nobody is sent where there is no room
     crowded: bool = False  # others wait
+    stands: bool = False  # and have for so long that it is no burst: see queues.py
     others: Peaks | None = None  # what it leaves to requests of other priorities: see spare.py
     left: float | None = None  # seconds until its first token is late; None: it has no objective
 
@@ -39,7 +41,7 @@ def choose(view: View, profile: Profile, turn: Turn, run: Run = schedule.run) ->
     if turn.left is not None and turn.limited and not probes:
         candidates = room.in_time(view, found, turn.left)
     else:
-        candidates = room.allowed(view, found, queues=urgent)
+        candidates = room.allowed(view, found, queue=_queue(turn))
     if candidates is None:
         return "late"
     return (candidates and _among(view, candidates, profile, turn.id, run)) or "wait"
@@ -55,6 +57,13 @@ def places(view: View, turn: Turn) -> tuple[list[bool], bool]:
     if turn.priority >= 0 and not any(found) and room.curious(turn.id):
         return room.free(view, crowded=turn.crowded, probe=True), True
     return found, False
+
+
+def _queue(turn: Turn) -> float:
+    """How many may wait in a server's own queue, where that is better than any place that is free."""
+    if turn.priority < 0:
+        return 0
+    return room.OWN_QUEUE if turn.stands else inf
 
 
 def _among(view: View, allowed: list[int], profile: Profile, id_: str, run: Run) -> Pick | None:

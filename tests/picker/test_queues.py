@@ -57,6 +57,15 @@ def test_a_queue_that_was_empty_does_not_stand() -> None:
     assert next(queues.order(106.0)).id == "y"
 
 
+def test_a_band_stands_for_itself() -> None:
+    queues = Queues()
+    assert not queues.stands(0, 99.0)
+    patient(queues, 1)
+    assert not queues.stands(0, STANDING)
+    assert queues.stands(0, STANDING + 0.1)
+    assert not queues.stands(1, STANDING + 0.1)
+
+
 def test_in_a_queue_that_stands_those_with_a_deadline_have_every_second_turn_in_its_order() -> None:
     queues = Queues()
     patient(queues, 3)

@@ -81,6 +81,14 @@ def test_a_queue_that_is_sooner_than_a_slow_server_is_allowed() -> None:
     assert allowed(view(slow, quick), [False, True]) == [1]
 
 
+def test_a_queue_of_a_server_takes_no_more_than_it_may() -> None:
+    slow = load(1, weights=(5.0, 0.0, 0.0, 0.0))
+    for waiting, allowed_there in ((0, True), (1, True), (2, False)):
+        quick = load(8 + waiting, seconds=0.1, weights=(0.01, 0.0, 0.0, 0.0))
+        assert (0 in allowed(view(quick, slow), [False, True], queue=2)) is allowed_there
+        assert 0 in allowed(view(quick, slow), [False, True])
+
+
 def test_after_slot_is_what_comes_after_the_wait() -> None:
     busy, idle = load(8, seconds=8.0, weights=(0.5, 0.0, 0.0, 0.0)), load(0, weights=(2.0, 0.0, 0.0, 0.0))
     assert after_slot(view(busy, idle)) == 0.5
@@ -98,4 +106,4 @@ def test_an_objective_is_met_where_there_is_room_or_waited_for_or_given_up() -> 
 def test_negative_priority_goes_only_where_there_is_room() -> None:
     quick = load(8, seconds=0.1, weights=(0.01, 0.0, 0.0, 0.0))
     slow = load(1, weights=(5.0, 0.0, 0.0, 0.0))
-    assert allowed(view(quick, slow), [False, True], queues=False) == [1]
+    assert allowed(view(quick, slow), [False, True], queue=0) == [1]

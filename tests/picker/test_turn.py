@@ -32,14 +32,26 @@ def test_the_free_one_first_and_the_busy_one_as_a_fallback() -> None:
 def test_where_nobody_has_room() -> None:
     assert chosen(FULL, FULL) == "full"
     assert chosen(FULL, FULL, whole=False) == "wait"  # others may have more to choose from
-    assert chosen(FULL, FULL, priority=-1, others=Peaks(1.0, {})) == "wait"
+    assert chosen(FULL, FULL, priority=-1, others=Peaks({})) == "wait"
     assert isinstance(chosen(FULL, FULL, limited=False), Pick)
     assert isinstance(chosen(FULL, FULL, id=SEEKER), Pick)  # it finds out whether there is one slot more
 
 
+def test_while_others_have_long_waited_few_wait_in_a_server_and_the_rest_here() -> None:
+    quick = Speed(slots=4.0, weights=(0.01, 0.0, 0.0, 0.0), seconds=0.1)
+    slow = fresh(speed=Speed(slots=4.0, weights=(5.0, 0.0, 0.0, 0.0)), inflight=1, running=1)
+    for inflight, stands, best in ((5, True, A), (6, True, B), (6, False, A)):
+        found = chosen(fresh(speed=quick, inflight=inflight, running=4), slow, stands=stands)
+        assert isinstance(found, Pick)
+        assert found.endpoints[0] == str(best)
+    found = chosen(fresh(speed=quick, inflight=5, running=4), slow, priority=-1)
+    assert isinstance(found, Pick)
+    assert found.endpoints[0] == str(B)  # never in a queue
+
+
 def test_negative_priority_leaves_slots_to_others() -> None:
     four = fresh(speed=Speed(slots=4.0, seconds=2.0), inflight=2, running=2)
-    assert chosen(four, four, priority=-1, others=Peaks(1.0, {str(A): 4.0, str(B): 4.0})) == "wait"
+    assert chosen(four, four, priority=-1, others=Peaks({str(A): 4.0, str(B): 4.0})) == "wait"
     assert isinstance(chosen(four, four, priority=-1), Pick)
     assert places(view(A, loads=(four,)), Turn(OTHER)) == ([True], False)
 

@@ -27,10 +27,14 @@ class Counting(FakeSignals):
     def __init__(self, *endpoints: Endpoint, speed: Speed = ONE_SLOT) -> None:
         super().__init__()
         self.speed = speed
+        self.speeds: dict[str, Speed] = {}  # where they differ
         self.inflight = {str(endpoint): 0 for endpoint in endpoints}
 
     def loads(self, pool: str) -> Mapping[str, Load]:
-        return {key: Load(scraped=1e9, inflight=count, speed=self.speed) for key, count in self.inflight.items()}
+        return {
+            key: Load(scraped=1e9, inflight=count, speed=self.speeds.get(key, self.speed))
+            for key, count in self.inflight.items()
+        }
 
     def started(self, decision: Decision, now: float) -> None:
         super().started(decision, now)
@@ -233,12 +237,41 @@ def test_negative_priority_waits_a_moment_and_is_shed_where_the_pool_is_full() -
     gate = Gate(A)
     gate.ask()
     moment = gate.ask(objective="bulk")
-    assert moment.until == 1.0
-    assert reasons(gate.poll(1.0)) == {moment.id: "shed_priority"}
+    assert moment.until == 3.0
+    assert reasons(gate.poll(3.0)) == {moment.id: "shed_priority"}
     for _ in range(5):
         gate.ask()
     assert gate.ask(objective="bulk").outcome.reason == "shed_priority"
     assert isinstance(gate.ask(), Waiting)  # others never are, for their priority
+
+
+def test_negative_priority_leaves_to_the_others_what_they_had_before_it_came() -> None:
+    eight = Speed(slots=8.0, weights=(0.1, 0.0, 0.0, 0.0), seconds=2.0)
+    found = []
+    for at_once in (1, 6):
+        gate = Gate(A, speed=eight)
+        for _ in range(at_once):
+            gate.ask()
+        gate.signals.inflight[str(A)] = 1
+        found.append(gate.ask(objective="bulk"))
+    assert [isinstance(one, Decision) for one in found] == [True, False]
+
+
+def test_a_queue_that_stands_is_told_to_whoever_picks() -> None:
+    """One server is much quicker than the other: it is given all that wait, but not in a queue that stands."""
+    quick = Speed(slots=4.0, weights=(0.01, 0.0, 0.0, 0.0), seconds=1.0)
+    slow = Speed(slots=4.0, weights=(5.0, 0.0, 0.0, 0.0), seconds=1.0)
+    found = {}
+    for seconds in (1.0, 10.0):
+        gate = Gate(A, B)
+        gate.signals.speeds = {str(A): quick, str(B): slow}
+        gate.signals.inflight.update({str(A): 5, str(B): 4})
+        waiting = [gate.ask() for _ in range(4)]
+        assert all(isinstance(one, Waiting) for one in waiting)
+        gate.end(B)
+        found[seconds] = [one.endpoints[0] for one in gate.poll(seconds).values()]
+    assert found[1.0] == [str(A)] * 4
+    assert found[10.0] == [str(A), str(B)]
 
 
 def test_a_queue_that_is_full_refuses() -> None:
