@@ -15,6 +15,7 @@ from math import inf
 import aiohttp
 
 from picker.ranks import host_port
+from picker.reading import whole
 from picker.served import NoList, Served, parse
 from xds_server.model.graph import Endpoint
 
@@ -139,7 +140,7 @@ class ModelLists:
         try:
             async with session.get(url, headers=_HEADERS, allow_redirects=False) as answer:
                 if answer.status == 200:
-                    return await _whole(answer)
+                    return await whole(answer, _LARGEST)
                 if answer.status < 500 and answer.status != 429:
                     return b""
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
@@ -172,13 +173,3 @@ class ModelLists:
 
     def _interval(self) -> float:
         return max(self._settings.interval, _SHARE * sum(target.cost for target in self._targets.values()))
-
-
-async def _whole(answer: aiohttp.ClientResponse) -> bytes:
-    """The body, or nothing where it is larger than any list."""
-    found = bytearray()
-    async for chunk in answer.content.iter_any():
-        found += chunk
-        if len(found) > _LARGEST:
-            return b""
-    return bytes(found)

@@ -18,6 +18,7 @@ from picker.kv_source import KvSource
 from picker.load import Load
 from picker.precise import Precise, Unlinked
 from picker.ranks import host_port
+from picker.reading import whole
 from picker.request import InferenceRequest
 
 PATH = "/tokenize"
@@ -144,7 +145,7 @@ class Tokenizer:
             headers = {"content-type": "application/json"}
             async with session.post(f"http://{host_port(server)}{PATH}", data=body, headers=headers) as response:
                 if response.status == 200:
-                    return await _whole(response)
+                    return await whole(response, _ANSWER)
                 if response.status in _REFUSED:
                     return b""
                 lasting = response.status in _NONE
@@ -156,15 +157,6 @@ class Tokenizer:
     def _rest(self, pool: str, why: str, pauses: float) -> None:
         self._rests[pool] = self._clock() + self._pause * pauses
         self._why[pool] = f"prefixes are approximated: {why}"
-
-
-async def _whole(response: aiohttp.ClientResponse) -> bytes:
-    found = bytearray()
-    async for chunk in response.content.iter_any():
-        found += chunk
-        if len(found) > _ANSWER:
-            return b""
-    return bytes(found)
 
 
 def answer(page: bytes) -> tuple[bytes, list[str]]:

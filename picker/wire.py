@@ -39,6 +39,7 @@ from xds_server.model.names import (
     SUBSET_NAMESPACE,
     UNASKED_USAGE,
 )
+from xds_server.protobuf import head
 
 SUBSET = "x-gateway-destination-endpoint-subset"
 
@@ -170,22 +171,8 @@ def _with_body(message: Any, phase: Phase, body: bytes) -> bytes:
     """
     prefix = b""
     for field in (*_BODY_FIELDS, _OUTER_FIELD[phase]):
-        prefix = _key(field, len(prefix) + len(body)) + prefix
+        prefix = head(field, len(prefix) + len(body)) + prefix
     return b"".join((message.SerializeToString(), prefix, body))
-
-
-def _key(field: int, size: int) -> bytes:
-    """Tag and length of a field that has a length."""
-    return _varint(field << 3 | 2) + _varint(size)
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def _set(mutation: Any, name: str, value: str) -> None:

@@ -16,6 +16,7 @@ from envoy.service.discovery.v3.discovery_pb2 import (
 )
 
 from xds_server.facts import Node, Request, Response
+from xds_server.protobuf import embed, head
 
 ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
@@ -73,29 +74,15 @@ def encode_delta(response: Response) -> bytes:
 @lru_cache(maxsize=1024)
 def _any_head(type_url: str, size: int) -> bytes:
     """The field 2 that holds an Any with `size` bytes of value, up to the value."""
-    inner = _field(1, type_url) + b"\x12" + _varint(size)
-    return b"\x12" + _varint(len(inner) + size) + inner
+    inner = embed(1, type_url.encode()) + head(2, size)
+    return head(2, len(inner) + size) + inner
 
 
 @lru_cache(maxsize=1 << 16)
 def _resource_head(type_url: str, name: str, version: str, size: int) -> bytes:
     """A field 2 that holds a Resource, up to the bytes of the resource."""
-    inner = _field(3, name) + _field(1, version) + _any_head(type_url, size)
-    return b"\x12" + _varint(len(inner) + size) + inner
-
-
-def _field(number: int, text: str) -> bytes:
-    value = text.encode()
-    return bytes([number << 3 | 2]) + _varint(len(value)) + value
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    inner = embed(3, name.encode()) + embed(1, version.encode()) + _any_head(type_url, size)
+    return head(2, len(inner) + size) + inner
 
 
 def _error(message: Any) -> str | None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 from envoy_data_plane.envoy.config.route.v3 import Route, RouteAction, RouteMatch
 
-from xds_server.translate import encode
+from xds_server.protobuf import embed
 
 _BUILD = """
 from datetime import timedelta
@@ -39,4 +39,4 @@ def test_a_wrong_type_is_still_an_error() -> None:
 
 def test_an_embedded_message_is_what_the_library_would_write() -> None:
     body = bytes(RouteMatch(prefix="/" + "x" * 300))
-    assert encode.embed(1, body) == bytes(Route(match=RouteMatch(prefix="/" + "x" * 300)))
+    assert embed(1, body) == bytes(Route(match=RouteMatch(prefix="/" + "x" * 300)))

@@ -37,17 +37,3 @@ betterproto2.Message._get_field_default = _get_field_default  # type: ignore[met
 def pack(message: betterproto2.Message) -> AnyMessage:
     """`message` as google.protobuf.Any."""
     return AnyMessage.pack(message)
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def embed(field: int, body: bytes) -> bytes:
-    """`body` as a length-delimited field: how an encoded message becomes part of another without being encoded again."""
-    return _varint(field << 3 | 2) + _varint(len(body)) + body

@@ -18,9 +18,9 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from xds_server.model.graph import Chain, Route, VirtualHost
 from xds_server.model.names import BODY_HEADER, MODEL_HEADER
 from xds_server.model.objects import HTTPMatch, PathMatch
+from xds_server.protobuf import embed
 from xds_server.translate import replies
 from xds_server.translate.chain import by_model
-from xds_server.translate.encode import embed
 from xds_server.translate.filters import on_table
 from xds_server.translate.route import match, reply
 
