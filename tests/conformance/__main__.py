@@ -1,6 +1,6 @@
 """The public conformance suites against Penstock: `make conformance`.
 
-Gateway API's own suite, then the tests of the Inference Extension. Ends with a line per profile, and exit status 1 if anything failed.
+Gateway API's own suite, then the tests of the Inference Extension, then an HPA that scales by our metrics. Ends with a line per profile, and exit status 1 if anything failed.
 The report, in the suite's own format, is written to --report.
 """
 
@@ -40,7 +40,14 @@ def main() -> int:
         if given.run_test:
             return status
         others = inference.run(made, given.gateway_class, keep=given.keep)
-        return _summary(report) or status or others
+    return _summary(report) or status or others or _scaling()
+
+
+def _scaling() -> int:
+    """The autoscaler of Kubernetes on our metrics, in a cluster of its own."""
+    tests = Path(__file__).with_name("test_autoscale.py")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", str(tests)]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "PENSTOCK_CONFORMANCE": "1"}, check=False).returncode
 
 
 def _arguments() -> argparse.Namespace:
