@@ -105,9 +105,20 @@ class Recorder:
             series.response_size(fact.response_bytes)
         if fact.trace[3]:  # sampled
             series.exemplify(fact)
+        output = fact.output_tokens
+        if output is not None:  # the server sent its usage
+            series.output.value += output
+            series.output_size(output)
+            read, cached, predicted = fact.input_tokens, fact.cached_tokens, fact.predicted_cached_tokens
+            if read:
+                series.input.value += read
+                series.input_size(read)
+            if cached is not None:
+                series.cached.value += cached
+                if predicted is not None:
+                    (series.over if predicted >= cached else series.under)(abs(predicted - cached))
         if fact.reason:
             _failed(fact, series)
-            self._tokens(fact, series)
             return
         duration, ttft = fact.duration, fact.ttft
         if duration is not None:
@@ -119,33 +130,12 @@ class Recorder:
                 series.staged(fact, sent, ttft, duration)
                 if fact.streaming and ttft > sent:
                     series.upstream(ttft - sent)
-        output = self._tokens(fact, series)
         if output is None:
             series.missing.value += 1 if fact.model else 0
         elif output > 1 and fact.streaming and duration is not None and ttft is not None:
             seconds = (duration - ttft) / (output - 1)
             if seconds >= 0.0:  # a sum that shrinks would look like a restart
                 series.tpot(seconds)
-
-    def _tokens(self, fact: Outcome, series: Requests) -> int | None:
-        """Count what `usage` says; the output tokens, or None where the server sent no usage."""
-        output = fact.output_tokens
-        if output is None:
-            return None
-        series.output.value += output
-        series.output_size(output)
-        if fact.input_tokens:
-            series.input.value += fact.input_tokens
-            series.input_size(fact.input_tokens)
-        cached, predicted = fact.cached_tokens, fact.predicted_cached_tokens
-        if cached is not None:
-            series.cached.value += cached
-            if predicted is not None:
-                if predicted >= cached:
-                    series.over(predicted - cached)
-                else:
-                    series.under(cached - predicted)
-        return output
 
     def configured(self, pools: Iterable[Pool]) -> None:
         """The pools that exist now: their names of models always are labels, and endpoints that are gone are none."""

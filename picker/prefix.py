@@ -6,9 +6,9 @@ prompt of 100 000 tokens has 290 blocks instead of 1600. Compare llm-d `approx-p
 that, the match is contiguous, a chain loses its tail first, and the capacity is the server's own where it is known.
 """
 
-from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import accumulate
 from struct import Struct
 
@@ -85,6 +85,11 @@ def longest(holders: Callable[[int], int | None], hashes: Sequence[int], names: 
     return found
 
 
+def _touch(lru: "OrderedDict[int, int]", blocks: Iterable[int]) -> None:
+    """Make each the newest, one after the other: without a step of ours for each, as a long prompt has hundreds."""
+    deque(map(lru.move_to_end, blocks), maxlen=0)
+
+
 class PrefixIndex:
     """For one pool. Endpoints are "ip:port". One bit of an integer stands for one endpoint, so a block costs one lookup for all.
 
@@ -116,16 +121,19 @@ class PrefixIndex:
         lru = self._lru.get(endpoint)
         if lru is None:
             lru = self._add(endpoint)
-        bit, masks, touch = self._bits[endpoint], self._masks, lru.move_to_end
-        new = 0
-        for index in range(len(hashes) - 1, -1, -1):
+        # Who has a block has those before it. First the tail, then the head, so that the head is the newest.
+        known = (
+            len(hashes)
+            if hashes and hashes[-1] in lru
+            else bisect_left(hashes, True, key=lambda block: block not in lru)
+        )
+        bit, masks = self._bits[endpoint], self._masks
+        new = TOKENS[len(hashes)] - TOKENS[known]
+        for index in range(len(hashes) - 1, known - 1, -1):
             block = hashes[index]
-            if block in lru:
-                touch(block)
-            else:
-                lru[block] = size = _SIZES[index]
-                new += size
-                masks[block] = masks.get(block, 0) | bit
+            lru[block] = _SIZES[index]
+            masks[block] = masks.get(block, 0) | bit
+        _touch(lru, hashes[known - 1 :: -1] if known else ())
         self._held[endpoint] += new
         self._evict(endpoint, lru)
 
