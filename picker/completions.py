@@ -103,10 +103,8 @@ def access_log_handler(
             await admit(context)
         async for message in messages:
             for entry in message.http_logs.log_entry:
-                common = entry.common_properties
-                if not common.intermediate_log_entry and not _handed_on(
-                    common
-                ):  # a long stream may be logged before it ends
+                common = entry.common_properties  # a long stream may be logged before it ends
+                if not common.intermediate_log_entry and not _handed_on(common):
                     ended(log_entry(entry))
         return als_pb2.StreamAccessLogsResponse()
 

@@ -5,14 +5,13 @@ chat template rendered; the parts of the prompt are looked for there, and what l
 So where a block of tokens ends is known to a few bytes, and what is in doubt counts as not cached.
 """
 
-from bisect import bisect_left
 from codecs import charmap_build, charmap_encode
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 from picker.kv_blocks import ROOT
-from picker.prefix import MAX_BLOCKS, TOKEN_BYTES, blocks_in, tokens_in
+from picker.prefix import MAX_BLOCKS, TOKEN_BYTES, blocks_in, reach, tokens_in
 
 MAX_LINKS = 1 << 18  # blocks of bytes: 64 MB of prompts, which takes about as much
 SETTLED = 16  # bytes behind a token after which what follows does not change it any more
@@ -46,12 +45,7 @@ class Links:
 
     def count(self, hashes: Sequence[int]) -> int:
         """How many blocks are linked, from the first on."""
-        links = self._links
-        if not hashes or hashes[0] not in links:
-            return 0
-        if hashes[-1] in links:
-            return len(hashes)
-        return bisect_left(hashes, True, key=lambda block: block not in links)
+        return reach(self._links, hashes)
 
 
 def links(blocks: int, keys: Sequence[int], ends: Sequence[int]) -> list[tuple[int, int]]:

@@ -97,9 +97,8 @@ class Load:
             return self.inflight < MAX_CONCURRENCY if self.errors >= STALE_ERRORS else self.queue < 1
         coming = 1.0 + FEEDBACK / max(speed.seconds, 0.001)  # short requests end while the next is on its way
         limit = speed.slots * coming * share
-        if (
-            probe and not self.waiting and self.running >= speed.slots - 0.5
-        ):  # all its slots work, and nobody waits there
+        # All its slots work, and nobody waits there.
+        if probe and not self.waiting and self.running >= speed.slots - 0.5:
             limit = max(limit, speed.slots + 1.0)
         return self.inflight + speed.foreign + 1.0 <= limit
 

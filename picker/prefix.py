@@ -2,13 +2,13 @@
 
 A prompt is cut into blocks, and each block's hash is chained on the one before it, so that a hash stands for everything up to
 its block. The blocks grow with the depth, from 64 tokens to 4096: what of a match is not seen stays below 1/32 of it, and a
-prompt of 100 000 tokens has 290 blocks instead of 1600. Compare llm-d `approx-prefix-cache-producer`, with four differences:
-that, the match is contiguous, a chain loses its tail first, and the capacity is the server's own where it is known.
+prompt of 100 000 tokens has 290 blocks instead of 1600. Compare llm-d `approx-prefix-cache-producer`, with three more differences:
+the match is contiguous, a chain loses its tail first, and the capacity is the server's own where it is known.
 """
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from itertools import accumulate
 from struct import Struct
 
@@ -16,15 +16,10 @@ from xxhash import xxh3_64_intdigest
 
 TOKEN_BYTES = 4  # on the average; a token of a prompt that is token ids takes as much
 BLOCK_TOKENS = 64  # of the first blocks
-STEPS = (
-    (BLOCK_TOKENS, 128),
-    (256, 96),
-    (1024, 96),
-    (4096, 96),
-)  # (tokens of a block, how many of them), one after the other
-MAX_BLOCKS = sum(
-    count for _, count in STEPS
-)  # of one prompt: 524 288 tokens; what follows does not tell endpoints apart
+# (tokens of a block, how many of them), one after the other.
+STEPS = ((BLOCK_TOKENS, 128), (256, 96), (1024, 96), (4096, 96))
+# Of one prompt: 524 288 tokens; what follows does not tell endpoints apart.
+MAX_BLOCKS = sum(count for _, count in STEPS)
 _SIZES = tuple(size for size, count in STEPS for _ in range(count))
 TOKENS = (0, *accumulate(_SIZES))  # of so many blocks: `tokens_in` for loops
 _STRUCTS = tuple((Struct(f"{size * TOKEN_BYTES}s"), size * TOKEN_BYTES, count) for size, count in STEPS)
@@ -85,9 +80,13 @@ def longest(holders: Callable[[int], int | None], hashes: Sequence[int], names: 
     return found
 
 
-def _touch(lru: "OrderedDict[int, int]", blocks: Iterable[int]) -> None:
-    """Make each the newest, one after the other: without a step of ours for each, as a long prompt has hundreds."""
-    deque(map(lru.move_to_end, blocks), maxlen=0)
+def reach(blocks: Container[int], hashes: Sequence[int]) -> int:
+    """How many of the first blocks are among those that have, with each block, every block before it: a search, no walk."""
+    if not hashes or hashes[0] not in blocks:
+        return 0
+    if hashes[-1] in blocks:
+        return len(hashes)
+    return bisect_left(hashes, True, key=lambda block: block not in blocks)
 
 
 class PrefixIndex:
@@ -121,20 +120,14 @@ class PrefixIndex:
         lru = self._lru.get(endpoint)
         if lru is None:
             lru = self._add(endpoint)
-        # Who has a block has those before it. First the tail, then the head, so that the head is the newest.
-        known = (
-            len(hashes)
-            if hashes and hashes[-1] in lru
-            else bisect_left(hashes, True, key=lambda block: block not in lru)
-        )
+        known, count = reach(lru, hashes), len(hashes)
         bit, masks = self._bits[endpoint], self._masks
-        new = TOKENS[len(hashes)] - TOKENS[known]
-        for index in range(len(hashes) - 1, known - 1, -1):
+        for index in range(count - 1, known - 1, -1):
             block = hashes[index]
             lru[block] = _SIZES[index]
             masks[block] = masks.get(block, 0) | bit
-        _touch(lru, hashes[known - 1 :: -1] if known else ())
-        self._held[endpoint] += new
+        deque(map(lru.move_to_end, reversed(hashes[:known])), maxlen=0)  # a loop of C: a long prompt has hundreds
+        self._held[endpoint] += TOKENS[count] - TOKENS[known]
         self._evict(endpoint, lru)
 
     def forget(self, endpoint: str) -> None:

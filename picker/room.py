@@ -25,9 +25,10 @@ def curious(id_: str) -> bool:
 
 def free(view: View, *, crowded: bool = False, probe: bool = False) -> list[bool]:
     """For each candidate whether it has room."""
-    if probe:
-        return [load.open_to_probes or (not crowded and load.speed.slots == inf) for load in view.loads]
-    return [load.open or (not crowded and load.speed.slots == inf) for load in view.loads]
+    return [
+        (load.open_to_probes if probe else load.open) or (not crowded and load.speed.slots == inf)
+        for load in view.loads
+    ]
 
 
 def allowed(view: View, places: Sequence[bool], *, queue: float = inf) -> list[int]:

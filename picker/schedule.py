@@ -10,11 +10,6 @@ from picker.stage import Pick, Profile, Run
 from xds_server.model.graph import Endpoint
 
 
-def candidates(endpoints: Sequence[Endpoint], hint: tuple[str, ...] | None) -> list[Endpoint]:
-    """The endpoints that may be chosen, whatever the model. Raises NoEndpoint."""
-    return fresh(hinted(endpoints, hint))
-
-
 def hinted(endpoints: Sequence[Endpoint], hint: tuple[str, ...] | None) -> list[Endpoint]:
     """Those of the gateway's subset: entries are `ip:port` or `ip`; None is the whole pool, and an empty one is nothing at all.
 
@@ -43,13 +38,9 @@ def fresh(endpoints: list[Endpoint]) -> list[Endpoint]:
 def run(view: View, profile: Profile, request_id: str) -> Pick:
     """The candidates that pass every filter, best first, as many as the profile's picker gives. Raises NoEndpoint."""
     view = _filtered(view, profile)
-    totals: list[float] = []
+    totals = [0.0] * len(view.names)
     for _, scorer, weight in profile.scorers:
-        scores = scorer(view)
-        totals = (
-            [a + weight * b for a, b in zip(totals, scores, strict=True)] if totals else [weight * b for b in scores]
-        )
-    totals = totals or [0.0] * len(view.names)
+        totals = [total + weight * score for total, score in zip(totals, scorer(view), strict=True)]
     chosen = ranks.chosen(profile.picker, view, totals, request_id)
     return Pick(tuple([view.names[i] for i in chosen]), len(view.names), view.matched[chosen[0]])
 

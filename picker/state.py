@@ -19,9 +19,8 @@ from xds_server.model.objects import Problem
 
 _MODELS = 1000  # whose candidates are kept: clients may name any
 
-Candidates = tuple[
-    list[Endpoint], list[str], tuple[str, ...]
-]  # endpoints, "ip:port" of each; those that lack the model
+# Endpoints, "ip:port" of each; and of those that lack the model.
+Candidates = tuple[list[Endpoint], list[str], tuple[str, ...]]
 
 
 class State:

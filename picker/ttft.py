@@ -25,7 +25,7 @@ def predict(view: View) -> list[float]:
         return view.predicted
     prompt, now = view.request.prompt_tokens, view.now
     found = []
-    for load, matched in zip(view.loads, view.matched, strict=True):
+    for load, matched in zip(view.loads, view.matched, strict=True):  # Speed.prefill, without a call for each
         speed, (seconds, token, wait) = load.speed, load.line
         seconds += (prompt - min(matched, prompt) * speed.trust if matched else prompt) * token
         if load.prefill[2] > now:

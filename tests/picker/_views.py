@@ -1,7 +1,9 @@
 """Views for tests of plugins: a few endpoints, and what is known of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from picker import schedule
 from picker.load import Load
 from picker.profile import read
 from picker.request import InferenceRequest
@@ -22,6 +24,11 @@ def endpoint(number: int, role: str = "", node: str = "", zone: str = "", **labe
     if role:
         found["llm-d.ai/role"] = role
     return Endpoint(f"10.0.0.{number}", 8000, node=node, zone=zone, labels=tuple(sorted(found.items())))
+
+
+def candidates(endpoints: Sequence[Endpoint], hint: tuple[str, ...] | None) -> list[Endpoint]:
+    """Those of a hint, of whatever model."""
+    return schedule.fresh(schedule.hinted(endpoints, hint))
 
 
 def pool_of(*endpoints: Endpoint, **more: Any) -> Pool:

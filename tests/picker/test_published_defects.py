@@ -19,11 +19,11 @@ from picker.load import STALE_ERRORS, Load, parse
 from picker.picker import Picker
 from picker.prefix import BLOCK_TOKENS, TOKEN_BYTES, PrefixIndex, hash_blocks
 from picker.request import InferenceRequest
-from picker.schedule import candidates
 from picker.scorers import known
 from picker.session import Event, ExtProcSession, RequestBody, RequestHeaders
 from picker.signals import Signals
 from picker.wire import decode, encode
+from tests.picker._views import candidates
 from xds_server.model.graph import Backend, Endpoint, Objective, Pool
 from xds_server.model.objects import ClusterState, InferenceModelRewrite, Meta, ObjectRef, RewriteRule
 from xds_server.parse import parse as parse_object

@@ -15,11 +15,11 @@ from picker.prefix import BLOCK_TOKENS, TOKEN_BYTES
 from picker.profile import DEFAULT
 from picker.ranks import ABSENT, HEADER, answered, attempts, count, headers, host_port, note
 from picker.request import InferenceRequest
-from picker.schedule import candidates, pick
+from picker.schedule import pick
 from picker.signals import Signals
 from picker.stage import Pick
 from picker.turn import Turn, choose
-from tests.picker._views import fresh, plugin, profile, view
+from tests.picker._views import candidates, fresh, plugin, profile, view
 from tests.picker.test_inflight import decision
 from tests.picker.test_picker import pool
 from xds_server.model.graph import Endpoint

@@ -7,9 +7,10 @@ from picker.errors import NoEndpoint
 from picker.load import Load
 from picker.profile import DEFAULT, read
 from picker.request import InferenceRequest
-from picker.schedule import candidates, pick
+from picker.schedule import pick
 from picker.scorers import View
 from picker.stage import Profile
+from tests.picker._views import candidates
 from xds_server.model.graph import Endpoint
 
 A, B, A2, SIX = Endpoint("10.0.0.1", 80), Endpoint("10.0.0.2", 80), Endpoint("10.0.0.1", 81), Endpoint("fd00::1", 80)

@@ -67,6 +67,14 @@ def test_more_tokens_or_more_requests_are_never_faster_and_a_cached_prefix_never
     assert predict(view(load, matched=(10**6,)))[0] >= 0  # a match is never longer than the prompt
 
 
+@given(LOADS, st.integers(0, 640))
+def test_the_prediction_is_that_of_the_speed(load: Load, matched: int) -> None:
+    load = replace(load, utilization=None, max_loras=0)
+    speed, inflight = load.speed, load.inflight + load.speed.foreign
+    seconds = speed.prefill(640 - matched * speed.trust, inflight, NOW, load.ahead(NOW)) + speed.wait(inflight)
+    assert predict(view(load, matched=(matched,))) == pytest.approx([seconds])
+
+
 @given(LOADS)
 def test_a_slot_is_free_exactly_where_nobody_waits_for_one(load: Load) -> None:
     seen = view(load)

@@ -38,7 +38,6 @@ ACCELERATORS = "penstock.dev/accelerator-metrics"
 
 _EXPORTER = re.compile(r"(?P<node>node:)?(?P<port>[0-9]{1,5})?(?P<path>/[!-~]*)?")
 KV_EVENTS = "penstock.dev/kv-events"
-MODEL_LISTS = "penstock.dev/model-lists"
 """On an InferencePool: where its servers publish their KV events: a port of the pod, or `auto` to ask each server.
 
 The data-parallel rank r, the pool's target port of this index, publishes on the port + r, as vLLM does.
@@ -48,6 +47,9 @@ DATA_PARALLEL_RANKS = "penstock.dev/data-parallel-ranks"
 """On an InferencePool: how many data-parallel ranks a server has behind one port, told apart by `x-data-parallel-rank`."""
 
 MOST_RANKS = 64
+
+MODEL_LISTS = "penstock.dev/model-lists"
+"""On an InferencePool: `ignore`: servers get requests for models that they do not list."""
 
 USAGE = "penstock.dev/stream-usage"
 """On an InferencePool: `ask`, the default, or `client`: only streams whose clients ask for usage tell it."""

@@ -1,8 +1,9 @@
 """Pools that are asked apart: behind internal listeners of their own, since a foreign picker asks for what no route can give.
 
-A route goes to the cluster `via/<pool>`, or `over/<pool>` where the picker is ours, whose priorities are internal listeners, tried in turn: `ask/<pool>` asks the pool's
-picker, `ask/<other>` those of pools that stand in, `open/<pool>` (FailOpen) asks nobody. So a picker that is dead, aborts,
-hangs or is slow ends in one place, an answer with the header `x-penstock-picker`, which a route retries at the next priority.
+A route goes to the cluster `via/<pool>`, or `over/<pool>` where the picker is ours, whose priorities are internal listeners, tried
+in turn: `ask/<pool>` asks the pool's picker, `ask/<other>` those of pools that stand in, `open/<pool>` (FailOpen) asks nobody. So a
+picker that is dead, aborts, hangs or is slow ends in one place, an answer with the header `x-penstock-picker`, which a route retries
+at the next priority.
 Why so: docs/decisions/0006-foreign-pickers.md. Cases: tests/xds_server/test_translate_pools.py.
 """
 
