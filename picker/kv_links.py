@@ -5,16 +5,23 @@ chat template rendered; the parts of the prompt are looked for there, and what l
 So where a block of tokens ends is known to a few bytes, and what is in doubt counts as not cached.
 """
 
+import re
+from bisect import bisect_left
 from codecs import charmap_build, charmap_encode
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
+
+import orjson
 
 from picker.kv_blocks import ROOT
 from picker.prefix import MAX_BLOCKS, TOKEN_BYTES, blocks_in, reach, tokens_in
 
 MAX_LINKS = 1 << 18  # blocks of bytes: 64 MB of prompts, which takes about as much
 SETTLED = 16  # bytes behind a token after which what follows does not change it any more
+_NUL = rb"\u0000"  # as prompts have it: they are written as JSON writes text
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u....|u....|.)")  # of UTF-16 both halves
 _PART = 8  # bytes: shorter parts are found by chance
 _MISSES = 8  # parts that the template has changed; then the rest is not looked for
 
@@ -78,6 +85,23 @@ def token_ends(count: int, block_tokens: int) -> list[int]:
     return [(index + 1) * block_tokens * TOKEN_BYTES for index in range(count // block_tokens)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a prompt that is in the rendered text, too. Figures are bytes."""
+
+    start: int  # in the prompt
+    place: int  # in the rendered text, without the space around it: templates strip that
+    length: int
+    skipped: int  # of space before it
+    escapes: Sequence[int]  # where in the part, with its space, each begins
+    longer: Sequence[int]  # how much longer it is in the prompt, after so many of them
+
+    def at(self, place: int) -> int:
+        """Where in the prompt that place of the rendered text is; the part's beginning for what comes before it."""
+        offset = self.skipped + max(place - self.place, 0)
+        return self.start + offset + self.longer[bisect_left(self.escapes, offset)]
+
+
 def text_ends(prompt: bytes, strings: Sequence[str], block_tokens: int) -> list[int]:
     """Where blocks of tokens end in a prompt, given the tokenizer's own strings; none of those after the prompt's last part."""
     rendered, lengths = _rendered(strings)
@@ -87,31 +111,44 @@ def text_ends(prompt: bytes, strings: Sequence[str], block_tokens: int) -> list[
     part = 0
     for last in range(block_tokens - 1, len(strings), block_tokens):
         end = at[last]
-        while part < len(parts) and parts[part][1] + parts[part][2] < end:
+        while part < len(parts) and parts[part].place + parts[part].length < end:
             part += 1
         if part == len(parts):
             break
-        start, place, _ = parts[part]
-        found.append(start + max(end - place, 0))  # between two parts: known once the next one begins
+        found.append(parts[part].at(end))  # between two parts: known once the next one begins
     return found
 
 
-def _parts(prompt: bytes, rendered: bytes) -> list[tuple[int, int, int]]:
-    """(where in the prompt, where in the rendered text, length) of each part that is in both. Roles stand between NULs."""
-    found: list[tuple[int, int, int]] = []
+def _parts(prompt: bytes, rendered: bytes) -> list[_Part]:
+    """Each part that is in both. Roles stand between NULs."""
+    found: list[_Part] = []
     start = at = misses = 0
-    for whole in prompt.split(b"\0"):
-        part = whole.strip()  # templates do
+    for written in prompt.split(_NUL):
+        whole, escapes, longer = _unescaped(written)
+        part = whole.strip()
         place = rendered.find(part, at) if len(part) >= _PART else -1
         if place >= 0:
-            found.append((start + whole.index(part), place, len(part)))
+            found.append(_Part(start, place, len(part), whole.index(part), escapes, longer))
             at = place + len(part)
         elif len(part) >= _PART:
             misses += 1
             if misses == _MISSES:
                 break
-        start += len(whole) + 1
+        start += len(written) + len(_NUL)
     return found
+
+
+def _unescaped(written: bytes) -> tuple[bytes, list[int], list[int]]:
+    """What JSON writes so, where in it the escapes are, and how much longer it is written after so many of them."""
+    escapes: list[int] = []
+    longer = [0]
+    try:
+        for escape in _ESCAPE.finditer(written):
+            escapes.append(escape.start() - longer[-1])
+            longer.append(longer[-1] + len(escape[0]) - len(orjson.loads(b'"%b"' % escape[0]).encode()))
+        return orjson.loads(b'"%b"' % written).encode(), escapes, longer
+    except orjson.JSONDecodeError:  # in a long string, which nobody has checked: see outline.py
+        return b"", [], [0]
 
 
 def _rendered(strings: Sequence[str]) -> tuple[bytes, list[int]]:

@@ -49,10 +49,12 @@ class Recent:
     def settle(self, endpoint: str, hashes: Sequence[int], sent: float) -> None:
         """What was sent at `sent`, and not again, is recent no more: whether it is there is known by now."""
         found = self._endpoints.get(endpoint)
-        for times in (found.new, found.old) if found else ():
-            for block in hashes if times else ():
-                if times.get(block) == sent:
-                    del times[block]
+        if found is None:
+            return
+        for block in hashes:
+            if (found.new.get(block) or found.old.get(block)) == sent:
+                found.new.pop(block, None)
+                found.old.pop(block, None)  # an older time of it
 
     def forget(self, endpoint: str) -> None:
         """Whatever was sent there is gone."""

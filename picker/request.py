@@ -14,6 +14,7 @@ import orjson
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from picker.errors import BadRequest
+from picker.outline import LONG, Strings, outline, whole
 from xds_server.model.names import FAIRNESS_HEADER, OBJECTIVE_HEADER, REWRITE_HEADERS
 
 Dialect = Literal["openai", "anthropic"]
@@ -36,7 +37,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True)
 class InferenceRequest:
-    """One request, as the client sent it. `prompt` is canonical bytes for hashing: a conversation that grows keeps its prefix."""
+    """One request, as the client sent it.
+
+    `prompt` is canonical bytes for hashing, its text as JSON writes it: a conversation that grows keeps its prefix.
+    """
 
     path: str  # without the query
     dialect: Dialect = "openai"
@@ -70,23 +74,14 @@ def parse(headers: Mapping[str, str], body: bytes, max_body: int = MAX_BODY) -> 
     kind = kind_of(headers)
     if kind is None:
         return without_body(headers, len(body))
-    content = _object(body)
-    model = content.get("model")
-    if model is None and kind.model_required:
-        raise BadRequest("the field 'model' is required", "model")
-    if model is not None and (not isinstance(model, str) or (not model and kind.model_required)):
-        raise BadRequest("the field 'model' must be a string that is not empty", "model")
-    if model and _CONTROL.search(model):  # such a header cannot be sent: Envoy would answer 503 for the server
-        raise BadRequest("the field 'model' has control characters", "model")
-    salt = content.get("cache_salt")
-    prompt = kind.prompt(content)
+    content, passed = _object(body)
     return InferenceRequest(
         path=_path(headers),
         dialect=kind.dialect,
-        model=model or "",
+        model=_model(content, kind),
         streaming=content.get("stream") is True,
-        prompt=prompt,
-        cache_salt=salt if isinstance(salt, str) else "",
+        prompt=_written(kind.prompt(content), passed),
+        cache_salt=_salt(content, passed),
         max_tokens=_max_tokens(content),
         body_bytes=len(body),
         objective=_first(headers, OBJECTIVE_HEADERS),
@@ -97,7 +92,7 @@ def parse(headers: Mapping[str, str], body: bytes, max_body: int = MAX_BODY) -> 
         request_id=headers.get("x-request-id", ""),
         headers=headers,
         body=body,
-        media=_media(content),
+        media=_media(content, passed),
         usage="told" if kind.tells_usage or _path(headers).endswith("/render") else _usage(content),
     )
 
@@ -120,20 +115,27 @@ def without_body(headers: Mapping[str, str], body_bytes: int = 0) -> InferenceRe
 
 # --- what each path's prompt is ---------------------------------------------------------------------------------------
 
+Prompt = str | bytes  # text, or token ids
 
-def _messages(content: Mapping[str, Any]) -> bytes:
+
+def _written(prompt: Prompt, passed: Strings) -> bytes:
+    """Text as JSON writes it, since it stays so in strings that are passed by."""
+    return prompt if isinstance(prompt, bytes) else whole(memoryview(orjson.dumps(prompt))[1:-1], passed)
+
+
+def _messages(content: Mapping[str, Any]) -> str:
     """Chat: what chat templates render first comes first: tools, system (Anthropic), then each message."""
     messages = content.get("messages")
     if not isinstance(messages, list):
         raise BadRequest("the field 'messages' must be a list of objects", "messages")
-    parts: list[bytes] = []
+    parts: list[str] = []
     _count(messages, "messages", parts)
     tools = content.get("tools")
     if tools:
-        parts.append(_bytes(tools, "tools"))
+        parts.append(_json(tools, "tools"))
     system = content.get("system")
     if system:
-        parts.append(b"\0system\0")
+        parts.append("\0system\0")
         _content(system, "system", parts)
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
@@ -142,43 +144,43 @@ def _messages(content: Mapping[str, Any]) -> bytes:
         _content(message.get("content"), "messages", parts)
         calls = message.get("tool_calls")
         if calls:
-            parts.append(_bytes(calls, "messages"))
-    return b"".join(parts)
+            parts.append(_json(calls, "messages"))
+    return "".join(parts)
 
 
-def _role(message: Mapping[str, Any]) -> bytes:
+def _role(message: Mapping[str, Any]) -> str:
     role = message.get("role")
-    return b"\0%s\0" % role.encode() if isinstance(role, str) else b"\0\0"
+    return f"\0{role}\0" if isinstance(role, str) else "\0\0"
 
 
-def _count(items: list[Any], name: str, parts: list[bytes]) -> None:
+def _count(items: list[Any], name: str, parts: list[Any]) -> None:
     if len(items) + len(parts) > MAX_PARTS:
         raise BadRequest(f"the field '{name}' has too many parts", name)
 
 
-def _bytes(value: Any, name: str) -> bytes:
+def _json(value: Any, name: str) -> str:
     try:
-        return bytes(memoryview(orjson.dumps(value)))  # copied: what orjson returns takes 4 KB, however short it is
+        return orjson.dumps(value).decode()
     except orjson.JSONEncodeError:  # it reads 1024 levels and writes 254
         raise BadRequest(f"the field '{name}' is nested too deeply", name) from None
 
 
-def _content(content: Any, name: str, parts: list[bytes]) -> None:
+def _content(content: Any, name: str, parts: list[str]) -> None:
     """A message's content: a string, or parts of which those that are not text count with all their bytes (image URLs)."""
     if isinstance(content, str):
-        parts.append(content.encode())
+        parts.append(content)
     elif isinstance(content, list):
         _count(content, name, parts)
         for part in content:
             if isinstance(part, dict) and isinstance(part.get("text"), str):
-                parts.append(part["text"].encode())
+                parts.append(part["text"])
             else:
-                parts.append(_bytes(part, name))
+                parts.append(_json(part, name))
     elif content is not None:
-        parts.append(_bytes(content, name))
+        parts.append(_json(content, name))
 
 
-def _media(content: Mapping[str, Any]) -> tuple[int, ...]:
+def _media(content: Mapping[str, Any], passed: Strings) -> tuple[int, ...]:
     """Whatever is no text among the parts of messages and items; the same picture has the same hash in every request."""
     messages = content.get("messages") or content.get("input")
     if not isinstance(messages, list):
@@ -187,34 +189,32 @@ def _media(content: Mapping[str, Any]) -> tuple[int, ...]:
     if not lists:
         return ()
     return tuple(
-        xxh3_64_intdigest(_bytes(part, "messages"))
+        xxh3_64_intdigest(whole(_json(part, "messages").encode(), passed))
         for parts in lists
         for part in parts
         if isinstance(part, dict) and part.get("type") in MEDIA
     )
 
 
-def _tokens_or_text(value: Any, name: str) -> bytes:
+def _tokens_or_text(value: Any, name: str) -> Prompt:
     """A prompt as text, as token ids (4 bytes each, so that a block holds as many tokens either way), or a batch of these."""
-    if value is None:
-        return b""
-    if isinstance(value, str):
-        return value.encode()
+    if value is None or isinstance(value, str):
+        return value or ""
     if not isinstance(value, list):
         raise BadRequest(f"the field '{name}' must be a string or a list", name)
     if value and isinstance(value[0], int):
         return _tokens(value, name)
-    parts: list[bytes] = []
+    parts: list[Prompt] = []
     _count(value, name, parts)
     for item in value:
-        if isinstance(item, str):
-            parts.append(item.encode())
-        elif isinstance(item, list) and item and isinstance(item[0], int):
+        if isinstance(item, list) and item and isinstance(item[0], int):
             parts.append(_tokens(item, name))
         else:
-            parts.append(_bytes(item, name))
-        parts.append(b"\0")
-    return b"".join(parts)
+            parts.append(item if isinstance(item, str) else _json(item, name))
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) == len(parts):
+        return "".join(f"{text}\0" for text in texts)
+    return b"".join(b"%b\0" % (part.encode() if isinstance(part, str) else part) for part in parts)
 
 
 def _tokens(ids: list[Any], name: str) -> bytes:
@@ -224,23 +224,23 @@ def _tokens(ids: list[Any], name: str) -> bytes:
         raise BadRequest(f"the field '{name}' must hold token ids: integers from 0 to 4294967295", name) from None
 
 
-def _field(*names: str) -> Callable[[Mapping[str, Any]], bytes]:
+def _field(*names: str) -> Callable[[Mapping[str, Any]], Prompt]:
     """The prompt is the first of these fields that is present."""
 
-    def prompt(content: Mapping[str, Any]) -> bytes:
+    def prompt(content: Mapping[str, Any]) -> Prompt:
         for name in names:
             if content.get(name) is not None:
                 return _tokens_or_text(content[name], name)
-        return b""
+        return ""
 
     return prompt
 
 
-def _responses(content: Mapping[str, Any]) -> bytes:
+def _responses(content: Mapping[str, Any]) -> str:
     """OpenAI responses: instructions, then input (text, or items that look like messages)."""
-    parts: list[bytes] = []
+    parts: list[str] = []
     if content.get("tools"):
-        parts.append(_bytes(content["tools"], "tools"))
+        parts.append(_json(content["tools"], "tools"))
     _content(content.get("instructions"), "instructions", parts)
     items = content.get("input")
     if items is not None and not isinstance(items, (str, list)):
@@ -252,15 +252,15 @@ def _responses(content: Mapping[str, Any]) -> bytes:
             parts.append(_role(item))
             _content(item["content"], "input", parts)
         else:
-            parts.append(_bytes(item, "input"))
-    return b"".join(parts)
+            parts.append(_json(item, "input"))
+    return "".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What the body of one path means."""
 
-    prompt: Callable[[Mapping[str, Any]], bytes]
+    prompt: Callable[[Mapping[str, Any]], Prompt]
     dialect: Dialect = "openai"
     model_required: bool = True
     tells_usage: bool = True  # False: streams do only where stream_options ask for it
@@ -314,11 +314,22 @@ def _session(headers: Mapping[str, str]) -> str:
     return xxh3_64_hexdigest(found.encode()) if found else ""
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _object(body: bytes) -> tuple[dict[str, Any], Strings]:
+    """What is read of the body, and the strings that were passed by."""
+    text, passed = outline(body)
     try:
-        content = orjson.loads(body)
+        return _read(text), passed
+    except BadRequest:
+        if not passed:
+            raise
+    return _read(body), ()  # which tells where in the body the mistake is
+
+
+def _read(text: bytes) -> dict[str, Any]:
+    try:
+        content = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        what = f"the body is not JSON: {error.msg} at byte {error.pos}" if body else "the body is empty; JSON is needed"
+        what = f"the body is not JSON: {error.msg} at byte {error.pos}" if text else "the body is empty; JSON is needed"
         raise BadRequest(what) from None
     if not isinstance(content, dict):
         raise BadRequest("the body must be a JSON object")
@@ -338,6 +349,24 @@ def _usage(content: Mapping[str, Any]) -> Usage:
         return "told"
     # With usage in every event a server would tell more than was asked for here, and SGLang tells it as it is.
     return "told" if options.get("continuous_usage_stats") else "declined"
+
+
+def _model(content: Mapping[str, Any], kind: Kind) -> str:
+    model = content.get("model")
+    if model is None and kind.model_required:
+        raise BadRequest("the field 'model' is required", "model")
+    if model is not None and (not isinstance(model, str) or (not model and kind.model_required)):
+        raise BadRequest("the field 'model' must be a string that is not empty", "model")
+    if model and (len(model) > LONG or _CONTROL.search(model)):  # to such a header Envoy would answer 503 by itself
+        raise BadRequest(f"the field 'model' has control characters, or more than {LONG} bytes", "model")
+    return model or ""
+
+
+def _salt(content: Mapping[str, Any], passed: Strings) -> str:
+    salt = content.get("cache_salt")
+    if not isinstance(salt, str):
+        return ""
+    return _written(salt, passed).decode(errors="replace") if "\1" in salt else salt  # it may stand for a long one
 
 
 def _max_tokens(content: Mapping[str, Any]) -> int | None:

@@ -1,6 +1,8 @@
 """From bytes of a prompt to blocks of tokens: templates, tokenizers, and what is in doubt."""
 
+import json
 import random
+from contextlib import suppress
 
 import orjson
 from hypothesis import given, strategies as st
@@ -12,17 +14,22 @@ from picker.kv_links import Links, links, text_ends, token_ends
 from picker.prefix import BLOCK_TOKENS, TOKEN_BYTES
 from picker.request import parse
 
-WORDS = ("alpha ", "beta ", "gamma\n", "δέλτα ", "🙂", "{x: 1}")
+WORDS = ("alpha ", "beta ", "gamma\n", "δέλτα ", "🙂", "{x: 1}", '"\\n', "\n \t")
 
 
 def text(seed: int, count: int) -> str:
     return "".join(random.Random(seed).choices(WORDS, k=count))
 
 
-def prompt(*contents: str) -> bytes:
-    messages = [{"role": "user", "content": one} for one in contents]
-    body = orjson.dumps({"model": "m", "messages": messages})
-    return parse({":path": "/v1/chat/completions"}, body).prompt
+def prompt(*contents: str, plain: bool = False) -> bytes:
+    """`plain`: every character that is not ASCII is an escape, as some clients write it."""
+    body = {"model": "m", "messages": [{"role": "user", "content": one} for one in contents]}
+    raw = json.dumps(body).encode() if plain else orjson.dumps(body)
+    return parse({":path": "/v1/chat/completions"}, raw).prompt
+
+
+def written(text: str) -> bytes:
+    return orjson.dumps(text)[1:-1]
 
 
 def rendered(*contents: str, trim: bool = False) -> str:
@@ -33,25 +40,35 @@ def rendered(*contents: str, trim: bool = False) -> str:
     )
 
 
-@given(st.lists(st.integers(0, 99), min_size=1, max_size=4), st.booleans())
-def test_tokens_are_found_where_they_stand_in_the_prompt(seeds: list[int], trim: bool) -> None:
-    contents = [text(seed, 60) for seed in seeds]
+def readable(raw: bytes) -> str:
+    """As far as the last character is whole."""
+    for end in range(len(raw), len(raw) - 12, -1):
+        with suppress(orjson.JSONDecodeError):
+            return orjson.loads(b'"%b"' % raw[:end])
+    raise AssertionError(raw)
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=4), st.booleans(), st.sampled_from([60, 1500]), st.booleans())
+def test_tokens_are_found_where_they_stand_in_the_prompt(seeds: list[int], trim: bool, size: int, plain: bool) -> None:
+    contents = [text(seed, size) for seed in seeds]
     whole = rendered(*contents, trim=trim).encode()
-    given_, ends = prompt(*contents), text_ends(prompt(*contents), tokens.strings(whole), 4)  # 16 bytes a block
+    given_ = prompt(*contents, plain=plain)
+    ends = text_ends(given_, tokens.strings(whole), 4)  # 16 bytes a block
     assert ends == sorted(ends)
-    assert len(ends) >= (len(given_) - 100) // 16
-    parts = [one.strip().encode() for one in contents]
-    starts = {at for one in parts for at in range(len(given_)) if given_.startswith(one, at)}
+    assert ends[-1] >= len(given_) - 250
+    parts = given_.split(b"\\u0000user\\u0000")[1:]
+    starts = [len(b"\\u0000user\\u0000".join((b"", *parts[:index], b""))) for index in range(len(parts))]
     for index, end in enumerate(ends):
-        before = whole[: (index + 1) * 16]
+        before = whole[: (index + 1) * 16].decode(errors="ignore")
+        part = max(i for i, start in enumerate(starts) if start <= end)
+        begun = readable(given_[starts[part] : end]).lstrip()
         # Inside a part just what was tokenized; between two parts all that is needed is that the next one has begun.
-        begun = given_[max(at for at in starts if at <= end) : end]
         assert before.endswith(begun)
 
 
 def test_sentencepiece_writes_spaces_and_bytes_in_its_own_way() -> None:
     strings = ["<s>", "\u2581Hello", "\u2581world", "<0x0A>", "ma\u00f1ana", "\u2581x" * 4]
-    whole = b"Hello world\nma\xc3\xb1ana x x x x"
+    whole = written("Hello world\nma\u00f1ana x x x x")
     assert text_ends(whole, strings, 3) == [len(b"Hello world"), len(whole)]
 
 
@@ -60,9 +77,9 @@ def test_a_template_that_changes_a_part_leaves_only_that_in_doubt() -> None:
     whole = f"<|u|>{first}<|u|>something else<|u|>{last}<|a|>".encode()
     given_ = prompt(first, lost, last)
     ends = text_ends(given_, tokens.strings(whole), 4)
-    inside = [end for end in ends if given_.index(lost.encode()) < end < given_.index(last.encode())]
+    inside = [end for end in ends if given_.index(written(lost)) < end < given_.index(written(last))]
     assert not inside
-    assert ends[-1] > given_.index(last.encode())
+    assert ends[-1] > given_.index(written(last))
 
 
 def test_nothing_is_claimed_that_is_not_whole() -> None:

@@ -1,6 +1,6 @@
 """What was sent a moment ago, against a list of all that was ever sent."""
 
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from picker.recent import Recent
 
@@ -16,6 +16,7 @@ CHAINS = st.lists(st.integers(0, 1), min_size=1, max_size=4).map(tuple)
 STEPS = st.tuples(st.sampled_from(["add", "settle", "forget"]), CHAINS, st.floats(0.25, 1.5))
 
 
+@example([("add", (0,), 1.0), ("add", (0,), 1.5), ("add", (0, 1), 1.0), ("settle", (0, 1), 1.0)], (0,), 0)
 @given(st.lists(STEPS, max_size=20), CHAINS, st.integers(0, 4))
 def test_what_is_recent_was_sent_lately_and_not_settled(steps: list, asked: tuple[int, ...], known: int) -> None:
     recent, now = Recent(SECONDS), 1.0

@@ -62,14 +62,16 @@ def test_text_parts_equal_a_string_and_images_count_with_all_their_bytes() -> No
     ("path", "body", "prompt"),
     [
         ("/v1/completions", {"model": "m", "prompt": "abc"}, b"abc"),
-        ("/v1/completions", {"model": "m", "prompt": ["a", "b"]}, b"a\0b\0"),
+        ("/v1/completions", {"model": "m", "prompt": ["a", "b"]}, rb"a\u0000b\u0000"),
         ("/v1/completions", {"model": "m", "prompt": [1, 2]}, b"\1\0\0\0\2\0\0\0"),
         ("/v1/completions", {"model": "m", "prompt": [[1], [2]]}, b"\1\0\0\0\0\2\0\0\0\0"),
         ("/v1/completions", {"model": "m"}, b""),
+        ("/v1/completions", {"model": "m", "prompt": 'a\n"\u00e9'}, b'a\\n\\"\xc3\xa9'),
+        ("/v1/completions", {"model": "m", "prompt": ["a", [1]]}, b"a\0\1\0\0\0\0"),
         ("/v1/embeddings", {"model": "m", "input": "abc"}, b"abc"),
-        ("/v1/responses", {"model": "m", "input": "abc"}, b"\0user\0abc"),
-        ("/v1/responses", {"model": "m", "instructions": "i", "input": [{"role": "user", "content": "abc"}]}, b"i\0user\0abc"),
-        ("/v1/messages", {"model": "m", "system": "s", "messages": [{"role": "user", "content": "abc"}]}, b"\0system\0s\0user\0abc"),
+        ("/v1/responses", {"model": "m", "input": "abc"}, rb"\u0000user\u0000abc"),
+        ("/v1/responses", {"model": "m", "instructions": "i", "input": [{"role": "user", "content": "abc"}]}, rb"i\u0000user\u0000abc"),
+        ("/v1/messages", {"model": "m", "system": "s", "messages": [{"role": "user", "content": "abc"}]}, rb"\u0000system\u0000s\u0000user\u0000abc"),
         ("/generate", {"text": "abc"}, b"abc"),
         ("/generate", {"input_ids": [7]}, b"\7\0\0\0"),
         ("/inference/v1/generate", {"token_ids": [7], "sampling_params": {"max_tokens": 3}}, b"\7\0\0\0"),
@@ -130,7 +132,7 @@ def test_more_parts_than_anybody_writes_are_400(path: str, param: str, body: dic
     assert (caught.value.status, caught.value.param) == (400, param)
 
 
-@pytest.mark.parametrize("model", ["a\nb", "a\r\nx-evil: 1", "\0", "a\x7f"])
+@pytest.mark.parametrize("model", ["a\nb", "a\r\nx-evil: 1", "\0", "a\x7f", "a" * 2049, "a" * 9999])
 def test_a_model_that_cannot_be_a_header_is_400(model: str) -> None:
     with pytest.raises(BadRequest) as caught:
         post("/v1/completions", {"model": model})
