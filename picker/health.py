@@ -12,6 +12,7 @@ Mistakes of clients (4xx), and clients that leave, never count. Where all candid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import inf
+from operator import attrgetter
 
 from picker.facts import Reason
 from picker.load import Load
@@ -28,6 +29,7 @@ _FIRST_REST, _LONGEST_REST = 0.5, 15.0  # seconds
 _FIRST_TRICKLE, _LAST_TRICKLE = 0.5, 0.02  # seconds between the requests that try it; below the last it is well
 _MOSTLY = 0.5  # the share of failures that is too many, though some requests end well
 _HANGS_AFTER = 2.0  # seconds at least
+_RESTING = attrgetter("resting")
 
 
 @dataclass(slots=True)
@@ -153,4 +155,6 @@ class Health:
 
 def healthy(loads: Sequence[Load], now: float) -> list[int]:
     """The indices of those that do not rest; of all, where all do."""
+    if all(map(now.__ge__, map(_RESTING, loads))):  # nearly always
+        return list(range(len(loads)))
     return [i for i, load in enumerate(loads) if load.resting <= now] or list(range(len(loads)))

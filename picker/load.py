@@ -73,6 +73,12 @@ class Load:
         return *self.speed.line(inflight), self.speed.wait(inflight)
 
     @cached_property
+    def outlook(self) -> tuple[float, float, float, float, float, bool]:
+        """What ttft.predict needs: `line`, the trust in a match, when nothing of ours will be read any more, whether more is known."""
+        speed = self.speed
+        return *self.line, speed.trust, self.prefill[2], bool(speed.drift or self.utilization or self.max_loras)
+
+    @cached_property
     def open(self) -> bool:
         """Whether there is room for one more request while others wait."""
         return self.has_room(crowded=True)

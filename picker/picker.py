@@ -272,7 +272,7 @@ class Picker:
 
         def serve(item: Item) -> Verdict:
             loads = self._signals.loads(state.pool.name).values() if state.flow.limits.enabled else ()
-            if loads and not any(load.open_to_probes for load in loads):
+            if loads and not room.anywhere(loads):
                 return "full"  # by far the most frequent case, and this is by far the cheapest answer to it
             found = self._serve(item.ask, now)
             if isinstance(found, str):

@@ -4,23 +4,31 @@ The limit of an endpoint is the slots that it was seen to have (latency.py; with
 what we have there ourselves, which no scrape delays. Nothing is configured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
+from operator import attrgetter
 
 from xxhash import xxh3_64_intdigest
 
 from picker import ttft
+from picker.load import Load
 from picker.scorers import View
 
 # Requests that may wait in a server's own queue while the gateway's stands: there more are sent to the best servers whenever a bad
 # one has a place, until all are equally bad, and who comes next cannot pass them. Two, as a slot must not lie idle.
 OWN_QUEUE = 2
 PROBES = 32  # one request in so many finds out
+_OPEN_TO_PROBES = attrgetter("open_to_probes")
 
 
 def curious(id_: str) -> bool:
     """Whether this request is to find out if a server that seems full has one slot more: else a limit could never grow."""
     return xxh3_64_intdigest(id_.encode()) % PROBES == 0
+
+
+def anywhere(loads: Iterable[Load]) -> bool:
+    """Whether any of the endpoints may have room, be it for one that finds out: asked before each turn, so it is quick."""
+    return any(map(_OPEN_TO_PROBES, loads))
 
 
 def free(view: View, *, crowded: bool = False, probe: bool = False) -> list[bool]:

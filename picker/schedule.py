@@ -40,7 +40,11 @@ def run(view: View, profile: Profile, request_id: str) -> Pick:
     view = _filtered(view, profile)
     totals = [0.0] * len(view.names)
     for _, scorer, weight in profile.scorers:
-        totals = [total + weight * score for total, score in zip(totals, scorer(view), strict=True)]
+        scores = scorer(view)
+        if len(profile.scorers) == 1 and weight == 1.0:
+            totals = scores
+        else:
+            totals = [total + weight * score for total, score in zip(totals, scores, strict=True)]
     chosen = ranks.chosen(profile.picker, view, totals, request_id)
     return Pick(tuple([view.names[i] for i in chosen]), len(view.names), view.matched[chosen[0]])
 

@@ -6,6 +6,7 @@ long ago, or failing) gets the middle, UNKNOWN: never the score of an idle one. 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from xxhash import xxh3_64_intdigest
 
@@ -18,6 +19,7 @@ UNKNOWN = 0.5
 STALE_AFTER = 10.0  # seconds without a scrape: idle endpoints are scraped every 4 s, and may miss one
 NO_LOAD = Load()
 ROLE_LABEL = "llm-d.ai/role"
+_MAX_LORAS = attrgetter("max_loras")
 
 
 def known(load: Load, now: float) -> bool:
@@ -115,7 +117,9 @@ def lora_filter(view: View) -> list[int]:
     """
     loads, model = view.loads, view.model
     everybody = range(len(loads))
-    if not model or not any(load.max_loras and model in load.loras | load.loras_waiting for load in loads):
+    if not model or not any(map(_MAX_LORAS, loads)):
+        return list(everybody)
+    if not any(load.max_loras and model in load.loras | load.loras_waiting for load in loads):
         return list(everybody)
     return [i for i in everybody if known(loads[i], view.now) and _adapter(loads[i], model) > 0] or list(everybody)
 
@@ -232,7 +236,10 @@ def _order(view: View, some: Sequence[int], scores: Sequence[float], request_id:
     if len({scores[i] for i in some}) == len(some):
         return sorted(some, key=scores.__getitem__, reverse=True)
     seed, names = xxh3_64_intdigest(request_id.encode()), view.names
-    return [i for _, _, i in sorted([(-scores[i], xxh3_64_intdigest(names[i].encode(), seed), i) for i in some])]
+    luck = [xxh3_64_intdigest(names[i].encode(), seed) for i in some]
+    found = [some[at] for at in sorted(range(len(some)), key=luck.__getitem__)]
+    found.sort(key=scores.__getitem__, reverse=True)  # which leaves equals as they are
+    return found
 
 
 def max_score_picker(count: int = 3, good: float = 0.0) -> Picker:

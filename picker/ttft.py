@@ -23,22 +23,30 @@ def predict(view: View) -> list[float]:
     """Seconds from the decision to the first token, for every candidate. Worked out once for a View."""
     if view.predicted is not None:
         return view.predicted
-    prompt, now = view.request.prompt_tokens, view.now
-    found = []
+    prompt, now, found, swaps = view.request.prompt_tokens, view.now, [], False
     for load, matched in zip(view.loads, view.matched, strict=True):  # Speed.prefill, without a call for each
-        speed, (seconds, token, wait) = load.speed, load.line
-        seconds += (prompt - min(matched, prompt) * speed.trust if matched else prompt) * token
-        if load.prefill[2] > now:
-            seconds += load.ahead(now) * speed.ahead
-        if speed.drift:
-            seconds *= speed.drifted(now)
-        if load.utilization:  # a busy accelerator is slow, until we know how slow it is
-            seconds *= 1.0 + load.utilization * _NOT_YET_LEARNED / (_NOT_YET_LEARNED + speed.seen)
+        seconds, token, wait, trust, busy, special = load.outlook
+        seconds += (prompt - (matched if matched < prompt else prompt) * trust) * token  # noqa: FURB136 -- a call
+        if special or busy > now:
+            seconds = _slowed(load, seconds, now)
+            swaps = swaps or load.max_loras > 0
         found.append(seconds + wait)
-    if any(load.max_loras for load in view.loads):
+    if swaps:
         found = [seconds + swap for seconds, swap in zip(found, _swaps(view), strict=True)]
     view.predicted = found
     return found
+
+
+def _slowed(load: Load, seconds: float, now: float) -> float:
+    """The same, with what is before it, and what has changed of late."""
+    speed = load.speed
+    if load.prefill[2] > now:
+        seconds += load.ahead(now) * speed.ahead
+    if speed.drift:
+        seconds *= speed.drifted(now)
+    if load.utilization:  # a busy accelerator is slow, until we know how slow it is
+        seconds *= 1.0 + load.utilization * _NOT_YET_LEARNED / (_NOT_YET_LEARNED + speed.seen)
+    return seconds
 
 
 def free(view: View) -> list[bool]:
