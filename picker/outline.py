@@ -4,7 +4,7 @@ Reading them, escape by escape, would be most of what a decision costs: 0.4 ms f
 are passed by at the speed of memchr, from quotation mark to quotation mark, and the rest is read with a mark in the place of each. That
 pays where quotation marks are far apart; where they are not (code, many short messages), what follows is read as it is.
 
-The prompt is made of what was read, as JSON writes it, and `whole` puts the strings back: so it is the same whether a string was passed
+The prompt is made of what was read, as JSON writes it, and `Outline.whole` puts the strings back: so it is the same whether a string was passed
 by or not, if the client writes its escapes as most do (RFC 8259 leaves a choice); where it does not, its prompts are still equal to each
 other. A client that writes a mark itself gets one of its own strings in its place: that concerns its own prompt alone.
 
@@ -12,7 +12,9 @@ What is not checked: escapes, control characters and UTF-8 in long strings. The 
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import orjson
 
@@ -24,36 +26,53 @@ _RUN = 65  # backslashes in a row that are counted, an odd number; nobody writes
 _MARK = re.compile(rb"(\\{1,2})u0001(\d{1,9})\1u0001")  # two backslashes: JSON in a string of JSON
 _QUOTE, _BACKSLASH = b'"\\'
 
-Strings = Sequence[memoryview]
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """`text` is the JSON to read instead of a body; it lacks `passed`, strings as they are written, without quotation marks."""
+
+    text: bytes
+    passed: Sequence[memoryview] = ()
+    marks: Sequence[int] = ()  # where in `text` each mark ends
+    longer: Sequence[int] = (0,)  # how much longer the body is up to there
+
+    def at(self, place: int) -> int:
+        """Where in the body a place of `text` is that is in no mark."""
+        return place + self.longer[bisect_right(self.marks, place)]
+
+    def whole(self, text: bytes | memoryview) -> bytes:
+        """`text`, of JSON that was written from what was read, with the strings that were passed by."""
+        view = memoryview(text)
+        kept = 0
+        pieces: list[bytes | memoryview] = []
+        for mark in _MARK.finditer(view) if self.passed else ():
+            if (number := int(mark[2])) < len(self.passed):
+                found = self.passed[number]
+                pieces += (view[kept : mark.start()], found if len(mark[1]) == 1 else _again(found))
+                kept = mark.end()
+        return b"".join((*pieces, view[kept:]))
 
 
-def outline(body: bytes) -> tuple[bytes, Strings]:
-    """The JSON to read instead of `body`, and the strings that it lacks, as they are written, without quotation marks."""
+def outline(body: bytes) -> Outline:
+    """What is to be read of a body."""
     if len(body) < _SMALL:
-        return body, ()
+        return Outline(body)
     view = memoryview(body)
-    kept = 0
+    kept = size = 0
     pieces: list[bytes | memoryview] = []
     passed: list[memoryview] = []
+    marks: list[int] = []
+    longer = [0]
     for start, end in _strings(body):
         if end - start > LONG:
-            pieces += (view[kept:start], b"\\u0001%d\\u0001" % len(passed))
+            mark = b"\\u0001%d\\u0001" % len(passed)
+            pieces += (view[kept:start], mark)
             passed.append(view[start:end])
+            size += start - kept + len(mark)
+            marks.append(size)
+            longer.append(end - size)
             kept = end
-    return (b"".join((*pieces, view[kept:])), passed) if passed else (body, ())
-
-
-def whole(text: bytes | memoryview, passed: Strings) -> bytes:
-    """`text`, of JSON that was written from what was read, with the strings that were passed by."""
-    view = memoryview(text)
-    kept = 0
-    pieces: list[bytes | memoryview] = []
-    for mark in _MARK.finditer(view) if passed else ():
-        if (number := int(mark[2])) < len(passed):
-            found = passed[number]
-            pieces += (view[kept : mark.start()], found if len(mark[1]) == 1 else _again(found))
-            kept = mark.end()
-    return b"".join((*pieces, view[kept:]))
+    return Outline(b"".join((*pieces, view[kept:])), passed, marks, longer) if passed else Outline(body)
 
 
 def _again(raw: memoryview) -> bytes:

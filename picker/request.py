@@ -14,7 +14,7 @@ import orjson
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from picker.errors import BadRequest
-from picker.outline import LONG, Strings, outline, whole
+from picker.outline import LONG, Outline, outline
 from xds_server.model.names import FAIRNESS_HEADER, OBJECTIVE_HEADER, REWRITE_HEADERS
 
 Dialect = Literal["openai", "anthropic"]
@@ -74,14 +74,14 @@ def parse(headers: Mapping[str, str], body: bytes, max_body: int = MAX_BODY) -> 
     kind = kind_of(headers)
     if kind is None:
         return without_body(headers, len(body))
-    content, passed = _object(body)
+    content, read = _object(body)
     return InferenceRequest(
         path=_path(headers),
         dialect=kind.dialect,
         model=_model(content, kind),
         streaming=content.get("stream") is True,
-        prompt=_written(kind.prompt(content), passed),
-        cache_salt=_salt(content, passed),
+        prompt=_written(kind.prompt(content), read),
+        cache_salt=_salt(content, read),
         max_tokens=_max_tokens(content),
         body_bytes=len(body),
         objective=_first(headers, OBJECTIVE_HEADERS),
@@ -92,7 +92,7 @@ def parse(headers: Mapping[str, str], body: bytes, max_body: int = MAX_BODY) -> 
         request_id=headers.get("x-request-id", ""),
         headers=headers,
         body=body,
-        media=_media(content, passed),
+        media=_media(content, read),
         usage="told" if kind.tells_usage or _path(headers).endswith("/render") else _usage(content),
     )
 
@@ -118,9 +118,9 @@ def without_body(headers: Mapping[str, str], body_bytes: int = 0) -> InferenceRe
 Prompt = str | bytes  # text, or token ids
 
 
-def _written(prompt: Prompt, passed: Strings) -> bytes:
+def _written(prompt: Prompt, read: Outline) -> bytes:
     """Text as JSON writes it, since it stays so in strings that are passed by."""
-    return prompt if isinstance(prompt, bytes) else whole(memoryview(orjson.dumps(prompt))[1:-1], passed)
+    return prompt if isinstance(prompt, bytes) else read.whole(memoryview(orjson.dumps(prompt))[1:-1])
 
 
 def _messages(content: Mapping[str, Any]) -> str:
@@ -180,7 +180,7 @@ def _content(content: Any, name: str, parts: list[str]) -> None:
         parts.append(_json(content, name))
 
 
-def _media(content: Mapping[str, Any], passed: Strings) -> tuple[int, ...]:
+def _media(content: Mapping[str, Any], read: Outline) -> tuple[int, ...]:
     """Whatever is no text among the parts of messages and items; the same picture has the same hash in every request."""
     messages = content.get("messages") or content.get("input")
     if not isinstance(messages, list):
@@ -189,7 +189,7 @@ def _media(content: Mapping[str, Any], passed: Strings) -> tuple[int, ...]:
     if not lists:
         return ()
     return tuple(
-        xxh3_64_intdigest(whole(_json(part, "messages").encode(), passed))
+        xxh3_64_intdigest(read.whole(_json(part, "messages").encode()))
         for parts in lists
         for part in parts
         if isinstance(part, dict) and part.get("type") in MEDIA
@@ -314,15 +314,15 @@ def _session(headers: Mapping[str, str]) -> str:
     return xxh3_64_hexdigest(found.encode()) if found else ""
 
 
-def _object(body: bytes) -> tuple[dict[str, Any], Strings]:
-    """What is read of the body, and the strings that were passed by."""
-    text, passed = outline(body)
+def _object(body: bytes) -> tuple[dict[str, Any], Outline]:
+    """What is read of the body, and what is not."""
+    found = outline(body)
     try:
-        return _read(text), passed
+        return _read(found.text), found
     except BadRequest:
-        if not passed:
+        if not found.passed:
             raise
-    return _read(body), ()  # which tells where in the body the mistake is
+    return _read(body), Outline(body)  # which tells where in the body the mistake is
 
 
 def _read(text: bytes) -> dict[str, Any]:
@@ -362,11 +362,11 @@ def _model(content: Mapping[str, Any], kind: Kind) -> str:
     return model or ""
 
 
-def _salt(content: Mapping[str, Any], passed: Strings) -> str:
+def _salt(content: Mapping[str, Any], read: Outline) -> str:
     salt = content.get("cache_salt")
     if not isinstance(salt, str):
         return ""
-    return _written(salt, passed).decode(errors="replace") if "\1" in salt else salt  # it may stand for a long one
+    return _written(salt, read).decode(errors="replace") if "\1" in salt else salt  # it may stand for a long one
 
 
 def _max_tokens(content: Mapping[str, Any]) -> int | None:

@@ -1,7 +1,7 @@
 """Members of a body, changed in place: the model that the server is asked for, and whether its stream tells the usage.
 
 Every other byte stays as the client wrote it: numbers keep their digits, keys their order. A body of 400 KB is copied once, and
-read again only where a value has to be found. Why usage is asked for: docs/decisions/0018-usage.md.
+searched only where a value has to be found. Why usage is asked for: docs/decisions/0018-usage.md.
 """
 
 import re
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import orjson
 
+from picker.outline import outline
 from picker.request import Usage
 
 # A bracket, or a string with the colon that makes it a key; what is between them is skipped at C speed, and so is what is in a
@@ -49,7 +50,8 @@ def _changed(text: bytes, key: str, change: Callable[[bytes], bytes]) -> bytes:
     rest = memoryview(text)
     out: list[bytes | memoryview] = []
     end = 0
-    for start, stop in _values(text, key):
+    read = outline(text)  # no long string is searched
+    for start, stop in ((read.at(start), read.at(stop)) for start, stop in _values(read.text, key)):
         out += (rest[end:start], change(text[start:stop]))
         end = stop
     return b"".join((*out, rest[end:])) if out else _inserted(text, key, change(b""))

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 
 import picker.outline as module
 from picker.errors import BadRequest
-from picker.outline import LONG, outline, whole
+from picker.outline import LONG, Outline, outline
 from picker.request import parse
 from xds_server.model.names import REWRITE_HEADERS
 
@@ -55,13 +55,15 @@ def read(raw: bytes, monkeypatch: pytest.MonkeyPatch | None = None) -> Any:
 @given(VALUES)
 def test_with_its_strings_put_back_it_is_the_body(value: Any) -> None:
     raw = orjson.dumps({"a": value, "b": TEXT})
-    text, passed = outline(raw)
-    assert all(len(one) > LONG for one in passed)
-    assert passed
-    assert len(text) < len(raw)
-    orjson.loads(text)
-    assert orjson.loads(whole(text, passed)) == orjson.loads(raw)
-    assert whole(orjson.dumps(orjson.loads(text)), passed) == raw
+    found = outline(raw)
+    assert all(len(one) > LONG for one in found.passed)
+    assert found.passed
+    assert len(found.text) < len(raw)
+    assert found.whole(orjson.dumps(orjson.loads(found.text))) == raw
+    for at, byte in enumerate(found.text):
+        if not any(mark - 15 <= at < mark for mark in found.marks):
+            assert raw[found.at(at)] == byte
+    assert found.at(len(found.text)) == len(raw)
 
 
 @given(st.lists(VALUES, min_size=1, max_size=4), st.one_of(st.just(""), STRINGS), VALUES)
@@ -98,8 +100,8 @@ def test_a_conversation_keeps_its_prefix_when_it_becomes_dense() -> None:
     """A long answer with many quotation marks is read as it is, and so is what follows: the prompt is the same."""
     code = 'print("hello")\n' * 1000
     before, after = body(messages(TEXT)), body(messages(TEXT, code, TEXT))
-    assert len(outline(after)[1]) == 1
-    assert len(outline(body(messages(code, TEXT)))[1]) == 0
+    assert len(outline(after).passed) == 1
+    assert not outline(body(messages(code, TEXT))).passed
     assert parse(CHAT, after).prompt.startswith(parse(CHAT, before).prompt)
 
 
@@ -150,5 +152,5 @@ def test_what_has_many_quotation_marks_is_not_searched_to_its_end() -> None:
 
 def test_small_bodies_and_headers_are_read_as_they_are() -> None:
     raw = body(messages("x" * 2100))
-    assert outline(raw) == (raw, ())
+    assert outline(raw) == Outline(raw)
     assert parse({**CHAT, REWRITE_HEADERS[0]: "other"}, raw).rewrite == "other"

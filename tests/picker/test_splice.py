@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from picker.outline import outline
 from picker.request import parse
 from picker.splice import with_model, with_usage
 
@@ -58,6 +59,18 @@ def test_only_the_top_level_model_changes(
 )
 def test_rewriting_keeps_every_other_byte(body: bytes, changed: bytes) -> None:
     assert with_model(body, "b") == changed
+
+
+@given(OBJECTS, OBJECTS, st.lists(st.text('\\"\n', max_size=6), min_size=1, max_size=5))
+def test_what_is_long_is_in_nobodys_way(before: dict[str, Any], after: dict[str, Any], ends: list[str]) -> None:
+    long = {str(index): "so it goes, " * 300 + end for index, end in enumerate(ends)}
+    body = json.dumps({"x": {"model": "a", **long}, **before, "model": "a", **long, **after}).encode()
+    assert outline(body).passed
+    assert json.loads(with_model(body, "b")) == {**json.loads(body), "model": "b"}
+    small = json.dumps(
+        {"stream": True, "stream_options": {"include_usage": None, **long}, "model": "a", **long}
+    ).encode()
+    assert with_usage(small, "declined") == small.replace(b'"include_usage": null', b'"include_usage": true')
 
 
 # --- usage ------------------------------------------------------------------------------------------------------------
