@@ -2,14 +2,15 @@
 
 A server's own tokenizer is asked, off the request path, once for a prefix. Its tokens stand in the text that the
 chat template rendered; the parts of the prompt are looked for there, and what lies between them belongs to the part that follows.
-So where a block of tokens ends is known to a few bytes, and what is in doubt counts as not cached.
+So where a block of tokens ends is known to a few bytes, and what is in doubt counts as not cached. Where tokens end in that text is
+told by their own strings (vLLM), or by the text of so many at a time (SGLang).
 """
 
 import re
 from bisect import bisect_left
 from codecs import charmap_build, charmap_encode
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -23,6 +24,7 @@ SETTLED = 16  # bytes behind a token after which what follows does not change it
 _NUL = rb"\u0000"  # as prompts have it: they are written as JSON writes text
 _ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u....|u....|.)")  # of UTF-16 both halves
 _PART = 8  # bytes: shorter parts are found by chance
+_CUT = "\ufffd"
 _MISSES = 8  # parts that the template has changed; then the rest is not looked for
 
 
@@ -102,15 +104,51 @@ class _Part:
         return self.start + offset + self.longer[bisect_left(self.escapes, offset)]
 
 
-def text_ends(prompt: bytes, strings: Sequence[str], block_tokens: int) -> list[int]:
-    """Where blocks of tokens end in a prompt, given the tokenizer's own strings; none of those after the prompt's last part."""
-    rendered, lengths = _rendered(strings)
-    at = list(accumulate(lengths))
-    parts = _parts(prompt, rendered)
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What a template made of a prompt, and where in it, in bytes, each `step` tokens end."""
+
+    text: bytes
+    ends: Sequence[int]
+    step: int = 1
+
+
+def of_strings(strings: Sequence[str]) -> Rendered:
+    """By the tokenizer's own strings of all tokens."""
+    joined = "".join(strings)
+    if "\u2581" in joined and "\u0120" not in joined:  # SentencePiece writes a space so
+        each = [_piece(one) for one in strings]
+        return Rendered(b"".join(each), list(accumulate(map(len, each))))
+    return Rendered(charmap_encode(joined, "replace", _BYTES)[0], list(accumulate(map(len, strings))))
+
+
+def of_pieces(whole: str, pieces: Iterable[str], step: int) -> Rendered:
+    """By the text of all tokens, and the texts of each `step` of them: U+FFFD stands for a cut character, and a space may be missing.
+
+    Where one of them is not found where it should be, nothing is known of what follows.
+    """
+    text = whole.encode()
+    ends: list[int] = []
+    at = 0  # before a character that the last piece had a part of
+    for piece in pieces:
+        found = piece.strip(_CUT).encode()
+        if found and piece[0] == _CUT:
+            at += len(text[at : at + 4].decode(errors="ignore")[:1].encode())
+        place = text.find(found, at, at + len(found) + 1)
+        if place < 0:
+            break
+        at = place + len(found)
+        ends.append(at)
+    return Rendered(text, ends, step)
+
+
+def text_ends(prompt: bytes, rendered: Rendered, block_tokens: int) -> list[int]:
+    """Where blocks of tokens end in a prompt; none of those after the prompt's last part. `block_tokens`: a multiple of its step."""
+    parts = _parts(prompt, rendered.text)
     found: list[int] = []
     part = 0
-    for last in range(block_tokens - 1, len(strings), block_tokens):
-        end = at[last]
+    each = block_tokens // rendered.step
+    for end in rendered.ends[each - 1 :: each]:
         while part < len(parts) and parts[part].place + parts[part].length < end:
             part += 1
         if part == len(parts):
@@ -149,15 +187,6 @@ def _unescaped(written: bytes) -> tuple[bytes, list[int], list[int]]:
         return orjson.loads(b'"%b"' % written).encode(), escapes, longer
     except orjson.JSONDecodeError:  # in a long string, which nobody has checked: see outline.py
         return b"", [], [0]
-
-
-def _rendered(strings: Sequence[str]) -> tuple[bytes, list[int]]:
-    """The text of the tokens, and how many bytes each of them is."""
-    joined = "".join(strings)
-    if "\u2581" in joined and "\u0120" not in joined:  # SentencePiece writes a space so
-        each = [_piece(one) for one in strings]
-        return b"".join(each), list(map(len, each))
-    return charmap_encode(joined, "replace", _BYTES)[0], list(map(len, strings))
 
 
 def _piece(text: str) -> bytes:

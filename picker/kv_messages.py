@@ -1,7 +1,7 @@
 """What a model server says of its prefix cache: one ZMQ message in, a Batch of events out.
 
 Three frames: topic, sequence number (8 bytes, big endian), msgpack of [time, events, rank]. An event is a map with `type`
-(vLLM 0.32) or an array that begins with its name (vLLM before, SGLang); so is the batch. Source: vLLM distributed/kv_events.py,
+(vLLM 0.32, SGLang 0.5.23) or an array that begins with its name (both before); so is the batch. Source: vLLM distributed/kv_events.py,
 SGLang disaggregation/kv_events.py. Only blocks on the accelerator count: what lies on CPU or disk has to be brought back first.
 """
 
@@ -102,16 +102,16 @@ def _stored(fields: Mapping[str, Any], hashes: list[Hash], group: int | None) ->
         lora = str(fields["lora_id"])
     lora = lora if isinstance(lora, str) else ""
     keys = fields.get("extra_keys")
-    if isinstance(keys, list) and len(keys) == len(hashes):
-        extra = [extra_of(one) for one in keys] if any(keys) else []
-    else:
-        extra = [extra_of([lora])] * len(hashes) if lora else []
+    if not isinstance(keys, list) or len(keys) != len(hashes):  # SGLang, or vLLM of long ago
+        salt = fields.get("cache_salt") if parent is None else None
+        keys = [[*filter(None, (lora, salt))], *[[lora]] * (len(hashes) - 1)] if lora or salt else []
+    extra = [extra_of(one) for one in keys] if any(keys) else []
     return Stored(hashes, parent, tokens.tobytes(), size, extra, group, lora)
 
 
 def extra_of(keys: Any) -> bytes:
     """What a block's hash is made of beside tokens (adapter, cache salt, media), as bytes; b"" for nothing."""
-    return "\0".join(str(one) for one in keys).encode() if keys else b""
+    return "\0".join(str(one) for one in keys).encode() if keys and any(keys) else b""
 
 
 def _tagged(found: Any) -> tuple[str, Mapping[str, Any]]:

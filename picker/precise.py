@@ -11,7 +11,7 @@ from typing import Literal
 
 from picker.facts import Decision, Outcome
 from picker.kv_blocks import ROOT, HeldBlocks, chain
-from picker.kv_links import Links, links, text_ends, token_ends
+from picker.kv_links import Links, Rendered, links, text_ends, token_ends
 from picker.kv_messages import Batch, Cleared, Malformed, Removed, Stored, decode, extra_of
 from picker.prefix import BLOCK_TOKENS, MAX_BLOCKS, PrefixIndex, longest, tokens_in
 from picker.recent import Recent
@@ -291,20 +291,21 @@ class Precise:
         agreed = 1.0 - min(wrong / max(least, had, float(BLOCK_TOKENS)), 1.0)
         feed.trust += _STEP * (agreed - feed.trust)
 
-    def link(self, asked: Unlinked, tokens: bytes, strings: Sequence[str] | None) -> int:
-        """A tokenizer has answered: tokens of 4 bytes each, and their strings; None where the prompt itself is token ids.
+    def link(self, asked: Unlinked, tokens: bytes, rendered: Rendered | None) -> int:
+        """A tokenizer has answered: tokens of 4 bytes each, and the text that they are; None where the prompt itself is token ids.
 
         Gives the number of blocks of bytes that are linked now.
         """
         prompt, salt = asked.request.prompt, asked.request.cache_salt
-        adapter = [asked.model] if asked.model in self.adapters else []
+        names = (asked.model, asked.model.partition(":")[2])  # SGLang: base:adapter
+        adapter = [name for name in names if name in self.adapters][:1]
         linked = 0
         for size, table in self.links.items():
             count = len(tokens) // (size * 4)
             first = extra_of([*adapter, salt] if salt else adapter)
             extra = [first] + [extra_of(adapter)] * count if first else []
             keys = chain(ROOT, tokens, size, extra)
-            ends = token_ends(len(tokens) // 4, size) if strings is None else text_ends(prompt, strings, size)
+            ends = token_ends(len(tokens) // 4, size) if rendered is None else text_ends(prompt, rendered, size)
             ends = [end for end in ends if end <= len(prompt)]
             found = links(len(asked.hashes), keys, ends)
             table.add(asked.hashes, found)

@@ -1,7 +1,8 @@
 """Asks the servers' own tokenizers how prompts become tokens, off the request path, so that KV events can be read.
 
 Few are asked at a time, what does not fit into a short queue is dropped, and of the event loop's time only a small share is taken.
-Source: vLLM `POST /tokenize` (serve/tokenize/protocol.py). A pool whose servers have none stays approximate, and says so.
+Source: vLLM `POST /tokenize` (serve/tokenize/protocol.py); SGLang 0.5.23, whose answer has no strings of tokens, so that `/detokenize` is
+asked for the text of each block (openai/serving_tokenize.py). A pool whose servers have none stays approximate, and says so.
 """
 
 import asyncio
@@ -9,11 +10,13 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Mapping
+from math import gcd
 from typing import Any, Protocol
 
 import aiohttp
 import orjson
 
+from picker.kv_links import Rendered, of_pieces, of_strings
 from picker.kv_source import KvSource
 from picker.load import Load
 from picker.precise import Precise, Unlinked
@@ -21,10 +24,11 @@ from picker.ranks import host_port
 from picker.reading import whole
 from picker.request import InferenceRequest
 
-PATH = "/tokenize"
+PATH, BACK = "/tokenize", "/detokenize"
 LARGEST = 256 << 10  # bytes of a prompt; longer ones are read up to there by nobody, and stay approximate
 _ANSWER = 16 << 20  # bytes
 _WAITING = 32  # prompts
+_SHORTEST = 8  # tokens of a block; a server would take seconds to write more of them
 _SHARE = 50  # of the event loop's time we leave so many parts to others
 _CHAT = ("messages", "tools", "add_generation_prompt", "continue_final_message", "add_special_tokens", "chat_template",
          "chat_template_kwargs", "mm_processor_kwargs")  # fmt: skip
@@ -81,6 +85,7 @@ class Tokenizer:
         self._asked: set[int] = set()  # the last blocks of prompts that wait or are asked for
         self._rests: dict[str, float] = {}  # pool -> until when
         self._why: dict[str, str] = {}
+        self._away = 0.0  # seconds that somebody else had, of those since a prompt's turn began
         self._wake = asyncio.Event()
         self.linked = 0  # prompts
 
@@ -113,45 +118,66 @@ class Tokenizer:
 
     async def _link(self, session: aiohttp.ClientSession, found: Unlinked) -> float:
         """Seconds of the event loop's time that it took."""
-        began = self._clock()
-        asked = question(found.request, found.model)
-        if asked is None:
-            return 0.0
-        body, tokens = asked
-        spent = self._clock() - began
-        page = b"" if tokens is not None else await self._page(session, found, body)
-        if page is None:
-            return spent
-        began = self._clock()
-        if (known := self._picker.precise(found.pool)) is not None:
-            try:
-                read = (tokens, None) if tokens is not None else answer(page)
-            except ValueError as error:
-                self._rest(found.pool, str(error), 60.0)
-                return spent
-            known[1].link(found, *read)
-            self.linked += 1
-            self._why.pop(found.pool, None)
-        return spent + self._clock() - began
+        began, self._away = self._clock(), 0.0
+        try:
+            asked = question(found.request, found.model)
+            read = None if asked is None else await self._tokens(session, found, *asked)
+            if read is not None and (known := self._picker.precise(found.pool)) is not None:
+                known[1].link(found, *read)
+                self.linked += 1
+                self._why.pop(found.pool, None)
+        except ValueError as error:
+            self._rest(found.pool, str(error), 60.0)
+        return self._clock() - began - self._away
 
-    async def _page(self, session: aiohttp.ClientSession, found: Unlinked, body: bytes) -> bytes | None:
-        """Of the server that has the least to do, and the model."""
-        pool = found.pool
-        loads = {name: load for name, load in self._loads(pool).items() if not self._lacks(name, found.model)}
+    async def _tokens(
+        self, session: aiohttp.ClientSession, found: Unlinked, body: bytes, tokens: bytes | None
+    ) -> tuple[bytes, Rendered | None] | None:
+        """The tokens of a prompt and their text; no text where the prompt is tokens, None where nobody answers. Raises ValueError."""
+        if tokens is not None:
+            return tokens, None
+        loads = {name: load for name, load in self._loads(found.pool).items() if not self._lacks(name, found.model)}
         if not loads:
             return None
         server = min(loads, key=lambda key: (loads[key].errors, loads[key].inflight))
+        page = await self._page(session, found.pool, server, PATH, body)
+        if page is None:
+            return None
+        tokens, rendered = answer(page)
+        if rendered is None:
+            step = self._step(found.pool)
+            page = await self._page(session, found.pool, server, BACK, question_back(found.model, tokens, step))
+            if page is None:
+                return None
+            rendered = answer_back(page, step)
+        return tokens, rendered
+
+    def _step(self, pool: str) -> int:
+        """Tokens of the blocks that the pool's servers tell of. Raises ValueError."""
+        known = self._picker.precise(pool)
+        step = gcd(*known[1].links) if known is not None else 0
+        if step < _SHORTEST:
+            raise ValueError(f"a block has {step} tokens; start the servers with --page-size {_SHORTEST} or more")
+        return step
+
+    async def _page(
+        self, session: aiohttp.ClientSession, pool: str, server: str, path: str, body: bytes
+    ) -> bytes | None:
+        """What the server answers; nothing where it refuses this prompt, None where it does not answer."""
+        began = self._clock()
         try:
             headers = {"content-type": "application/json"}
-            async with session.post(f"http://{host_port(server)}{PATH}", data=body, headers=headers) as response:
+            async with session.post(f"http://{host_port(server)}{path}", data=body, headers=headers) as response:
                 if response.status == 200:
                     return await whole(response, _ANSWER)
                 if response.status in _REFUSED:
                     return b""
                 lasting = response.status in _NONE
-                self._rest(pool, f"{PATH} of {server} answers {response.status}", 60.0 if lasting else 1.0)
+                self._rest(pool, f"{path} of {server} answers {response.status}", 60.0 if lasting else 1.0)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._rest(pool, f"{PATH} of {server}: {error or type(error).__name__}", 1.0)
+            self._rest(pool, f"{path} of {server}: {error or type(error).__name__}", 1.0)
+        finally:
+            self._away += self._clock() - began
         return None
 
     def _rest(self, pool: str, why: str, pauses: float) -> None:
@@ -159,17 +185,34 @@ class Tokenizer:
         self._why[pool] = f"prefixes are approximated: {why}"
 
 
-def answer(page: bytes) -> tuple[bytes, list[str]]:
-    """The tokens (4 bytes each) and their strings of an answer; none of a prompt that was refused. Raises ValueError."""
+def answer(page: bytes) -> tuple[bytes, Rendered | None]:
+    """The tokens (4 bytes each) of an answer, and their text where it tells it; none of a prompt that was refused. Raises ValueError."""
     if not page:
-        return b"", []
+        return b"", Rendered(b"", ())
     found = orjson.loads(page)
     tokens, strings = (
         (found.get(name) for name in ("tokens", "token_strs")) if isinstance(found, dict) else (None, None)
     )
-    if not isinstance(strings, list) or not isinstance(tokens, list) or len(tokens) != len(strings):
-        raise ValueError(f"{PATH} gives no strings of tokens")
+    if not isinstance(tokens, list) or (isinstance(strings, list) and len(tokens) != len(strings)):
+        raise ValueError(f"{PATH} gives no tokens, or not a string for each")
     try:
-        return array("I", tokens).tobytes(), list(map(str, strings))
+        rendered = of_strings(list(map(str, strings))) if isinstance(strings, list) else None
+        return array("I", tokens).tobytes(), rendered
     except (TypeError, OverflowError) as error:
         raise ValueError(f"{PATH} gives no tokens: {error}") from None
+
+
+def question_back(model: str, tokens: bytes, step: int) -> bytes:
+    """What to ask for the text of tokens: that of all, and then of each `step` of them."""
+    ids = array("I", tokens).tolist()
+    pieces = (ids[at : at + step] for at in range(0, len(ids) - step + 1, step))
+    return orjson.dumps({"model": model, "tokens": [ids, *pieces], "skip_special_tokens": False})
+
+
+def answer_back(page: bytes, step: int) -> Rendered:
+    """Raises ValueError."""
+    found = orjson.loads(page) if page else {"text": [""]}
+    texts = found.get("text") if isinstance(found, dict) else None
+    if not isinstance(texts, list) or not texts or not all(isinstance(one, str) for one in texts):
+        raise ValueError(f"{PATH} gives no strings of tokens, and {BACK} no text of blocks")
+    return of_pieces(texts[0], texts[1:], step)

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 import picker.kv_links as module
 from penstock.sim import tokens
 from picker.kv_blocks import ROOT
-from picker.kv_links import Links, links, text_ends, token_ends
+from picker.kv_links import Links, links, of_pieces, of_strings, text_ends, token_ends
 from picker.prefix import BLOCK_TOKENS, TOKEN_BYTES
 from picker.request import parse
 
@@ -53,7 +53,13 @@ def test_tokens_are_found_where_they_stand_in_the_prompt(seeds: list[int], trim:
     contents = [text(seed, size) for seed in seeds]
     whole = rendered(*contents, trim=trim).encode()
     given_ = prompt(*contents, plain=plain)
-    ends = text_ends(given_, tokens.strings(whole), 4)  # 16 bytes a block
+    ends = text_ends(given_, of_strings(tokens.strings(whole)), 4)  # 16 bytes a block
+    pieces = [whole[at : at + 8].decode(errors="replace") for at in range(0, len(whole) - 7, 8)]  # as SGLang tells it
+    again = text_ends(given_, of_pieces(whole.decode(), pieces, 2), 4)
+    assert len(again) == len(ends)
+    assert all(
+        abs(one - other) <= 12 for one, other in zip(again, ends, strict=True)
+    )  # half a character, or its escape
     assert ends == sorted(ends)
     assert ends[-1] >= len(given_) - 250
     parts = given_.split(b"\\u0000user\\u0000")[1:]
@@ -69,14 +75,23 @@ def test_tokens_are_found_where_they_stand_in_the_prompt(seeds: list[int], trim:
 def test_sentencepiece_writes_spaces_and_bytes_in_its_own_way() -> None:
     strings = ["<s>", "\u2581Hello", "\u2581world", "<0x0A>", "ma\u00f1ana", "\u2581x" * 4]
     whole = written("Hello world\nma\u00f1ana x x x x")
-    assert text_ends(whole, strings, 3) == [len(b"Hello world"), len(whole)]
+    assert text_ends(whole, of_strings(strings), 3) == [len(b"Hello world"), len(whole)]
+
+
+def test_pieces_may_lack_a_space_or_half_a_character() -> None:
+    whole = "Hello world, ma\u00f1ana \U0001f642!"
+    found = of_pieces(whole, ["Hello", "world,", " ma\ufffd", "\ufffdana ", "\ufffd", "\ufffd!", "lost", "!"], 16)
+    assert (found.text, found.step) == (whole.encode(), 16)
+    assert [found.text[:end].decode(errors="ignore") for end in found.ends] == [
+        *("Hello", "Hello world,", "Hello world, ma", "Hello world, mañana ", "Hello world, mañana ", whole),
+    ]
 
 
 def test_a_template_that_changes_a_part_leaves_only_that_in_doubt() -> None:
     first, lost, last = text(1, 60), text(2, 60), text(3, 60)
     whole = f"<|u|>{first}<|u|>something else<|u|>{last}<|a|>".encode()
     given_ = prompt(first, lost, last)
-    ends = text_ends(given_, tokens.strings(whole), 4)
+    ends = text_ends(given_, of_strings(tokens.strings(whole)), 4)
     inside = [end for end in ends if given_.index(written(lost)) < end < given_.index(written(last))]
     assert not inside
     assert ends[-1] > given_.index(written(last))

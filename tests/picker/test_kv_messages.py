@@ -1,4 +1,4 @@
-"""KV events on the wire: what vLLM 0.32, older ones and SGLang send, and what nobody should."""
+"""KV events on the wire: what vLLM 0.32, SGLang 0.5.23 and older ones send, and what nobody should."""
 
 import contextlib
 
@@ -53,6 +53,24 @@ def test_a_hash_is_made_of_more_than_tokens() -> None:
     (found,) = decode(raw([0, [older]])).events
     assert isinstance(found, Stored)
     assert found.extra == [b"sql", b"sql"]
+
+
+def test_maps_as_sglang_writes_them_now() -> None:
+    """The salt is a field of its own, and in our keys where vLLM has it: in the first block of a prompt."""
+    first = {
+        "type": "BlockStored", "block_hashes": [-5], "parent_block_hash": None, "token_ids": [1, 2], "block_size": 2, "lora_id": None,
+        "medium": "GPU", "cache_salt": "salt", "session_id": "s", "lora_name": "sql",
+    }  # fmt: skip
+    second = {**first, "block_hashes": [6], "parent_block_hash": -5, "token_ids": [3, 4]}
+    plain = {key: value for key, value in first.items() if key not in ("cache_salt", "lora_name")}
+    lower = {**first, "medium": "CPU_PINNED"}
+    found = decode(raw([0.5, [first, second, plain, lower], 1]))
+    assert found.rank == 1
+    assert found.events == (
+        Stored([-5], None, TOKENS[:8], 2, [b"sql\0salt"], lora="sql"),
+        Stored([6], -5, TOKENS[8:], 2, [b"sql"], lora="sql"),
+        Stored([-5], None, TOKENS[:8], 2, []),
+    )
 
 
 def test_what_does_not_stand_for_a_prefix_on_the_accelerator_is_left_out() -> None:

@@ -251,6 +251,17 @@ def test_adapters_have_blocks_of_their_own() -> None:
     assert world.match(1) == {A: 1}  # "m" is the adapter that was asked for
 
 
+def test_adapters_of_sglang_are_asked_for_with_their_base() -> None:
+    world = World()
+    world.tell(A, stored(range(4), None, ids(1), SIZE, lora="sql"))
+    prompt = array("I", ids(1)).tobytes()
+    for model, holders in (("m:sql", {A: 1}), ("m:other", {})):
+        hashes = hash_blocks(prompt, model)
+        request = InferenceRequest("/v1/completions", model=model, prompt=prompt)
+        world.precise.link(Unlinked("ns/p", model, request, hashes), prompt, None)
+        assert {name: n for name, n in world.precise.match(hashes, {}, 100.0).items() if n} == holders
+
+
 def test_of_several_groups_of_layers_one_is_followed() -> None:
     world = World()
     world.tell(A, stored(range(4), None, ids(1), SIZE, group=1), stored(range(4), None, ids(2), SIZE, group=2))

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,7 +11,9 @@ import orjson
 import pytest
 from aiohttp import web
 
+from penstock.sim import tokens
 from penstock.sim.server import SimServer, SimSettings
+from picker.kv_links import of_strings
 from picker.kv_messages import Batch
 from picker.kv_source import KvSource
 from picker.load import Load
@@ -69,7 +71,7 @@ def test_what_cannot_be_asked_for() -> None:
     assert question(request("/v1/completions", prompt="x" * (LARGEST + 1)), "m") is None
 
 
-@pytest.mark.parametrize("page", [b"{", b"[]", b'{"tokens":[1]}', b'{"tokens":[1],"token_strs":[]}', b'{"tokens":["x"],"token_strs":["x"]}'])  # fmt: skip
+@pytest.mark.parametrize("page", [b"{", b"[]", b'{"token_strs":["a"]}', b'{"tokens":[1],"token_strs":[]}', b'{"tokens":["x"],"token_strs":["x"]}'])  # fmt: skip
 def test_what_is_no_answer(page: bytes) -> None:
     with pytest.raises(ValueError, match=r"tokens|JSON|EOF|expected"):
         answer(page)
@@ -103,8 +105,14 @@ async def tokenizer(known: Known, *servers: str, **options: Any) -> AsyncIterato
 
 @asynccontextmanager
 async def answering(handler) -> AsyncIterator[str]:
-    app = web.Application()
-    app.router.add_post("/tokenize", handler)
+    async with serving(lambda app: app.router.add_post("/tokenize", handler)) as address:
+        yield address
+
+
+@asynccontextmanager
+async def serving(routes: Callable[[web.Application], object]) -> AsyncIterator[str]:
+    app = web.Application(client_max_size=1 << 24)
+    routes(app)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -125,6 +133,66 @@ async def test_a_prompt_is_linked_by_what_the_server_says() -> None:
             assert found.note("ns/pool") == ""
     finally:
         await server.stop()
+
+
+def sglang(app: web.Application) -> None:
+    """Tokens of four bytes, without their strings; and the text of tokens, of which half a character is U+FFFD."""
+
+    async def tokenize(request: web.Request) -> web.Response:
+        return web.json_response({"tokens": tokens.ids((await request.json())["prompt"].encode()), "count": 0})
+
+    async def detokenize(request: web.Request) -> web.Response:
+        body = await request.json()
+        assert body["skip_special_tokens"] is False
+        texts = [b"".join(one.to_bytes(4, "little") for one in each).rstrip(b"\0") for each in body["tokens"]]
+        return web.json_response({"text": [one.decode(errors="replace") for one in texts]})
+
+    app.router.add_post("/tokenize", tokenize)
+    app.router.add_post("/detokenize", detokenize)
+
+
+@pytest.mark.parametrize("text", [TEXT, 'wörd\n"🙂 ' * 80])
+async def test_a_prompt_is_linked_by_the_texts_of_its_blocks(text: str) -> None:
+    """SGLang gives no strings of tokens, and has a second question."""
+    known, same = Known(), Known()
+    wanted = unlinked(text)
+    async with serving(sglang) as address, tokenizer(known, address) as found:
+        found.ask(wanted)
+        await until(lambda: found.linked, "the answer")
+        assert found.note("ns/pool") == ""
+    raw = text.encode()
+    same.found.link(wanted, array("I", tokens.ids(raw)).tobytes(), of_strings(tokens.strings(raw)))
+    assert known.found.links[16].count(wanted.hashes) == len(wanted.hashes) > 2
+    assert [known.found.links[16].get(one) for one in wanted.hashes] == [
+        same.found.links[16].get(one) for one in wanted.hashes
+    ]
+
+
+async def test_blocks_of_one_token_are_not_asked_for() -> None:
+    known = Known()
+    known.found.apply("b", Batch(0, (stored([2], None, range(1), 1),)), 0.0)
+    async with serving(sglang) as address, tokenizer(known, address) as found:
+        found.ask(unlinked())
+        await until(lambda: found.note("ns/pool"), "a note")
+        assert "--page-size 8" in found.note("ns/pool")
+
+
+@pytest.mark.parametrize("answered", [{}, {"text": "all"}, {"text": []}, {"text": [1]}, []])
+async def test_a_server_that_gives_neither_strings_nor_texts_says_so(answered: Any) -> None:
+    def neither(app: web.Application) -> None:
+        async def tokenize(_: web.Request) -> web.Response:
+            return web.json_response({"tokens": list(range(200))})
+
+        async def detokenize(_: web.Request) -> web.Response:
+            return web.json_response(answered)
+
+        app.router.add_post("/tokenize", tokenize)
+        app.router.add_post("/detokenize", detokenize)
+
+    async with serving(neither) as address, tokenizer(Known(), address) as found:
+        found.ask(unlinked())
+        await until(lambda: found.note("ns/pool"), "a note")
+        assert "/detokenize no text of blocks" in found.note("ns/pool")
 
 
 async def test_a_pool_without_a_tokenizer_is_left_alone_and_says_so() -> None:
