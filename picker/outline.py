@@ -6,7 +6,8 @@ pays where quotation marks are far apart; where they are not (code, many short m
 
 The prompt is made of what was read, as JSON writes it, and `Outline.whole` puts the strings back: so it is the same whether a string was passed
 by or not, if the client writes its escapes as most do (RFC 8259 leaves a choice); where it does not, its prompts are still equal to each
-other. A client that writes a mark itself gets one of its own strings in its place: that concerns its own prompt alone.
+other. A client that writes a mark itself gets one of its own strings in its place: that concerns its own prompt alone. A mark is a
+number between two characters DEL: ASCII that nobody writes, and a byte in JSON, too, so that it is found by memchr.
 
 What is not checked: escapes, control characters and UTF-8 in long strings. The server does that. Where they end, all parsers agree.
 """
@@ -23,8 +24,10 @@ _SMALL = 4096  # bytes of a body that is not searched
 _SPARSE = 256  # bytes for each quotation mark, ...
 _HEAD = 16 << 10  # ... beyond these: names of fields and roles are close together
 _RUN = 65  # backslashes in a row that are counted, an odd number; nobody writes more
-_MARK = re.compile(rb"(\\{1,2})u0001(\d{1,9})\1u0001")  # two backslashes: JSON in a string of JSON
-_QUOTE, _BACKSLASH = b'"\\'
+MARK = "\x7f"  # at both ends of one
+_NUMBER = re.compile(rb"\x7f(\x7f?)(\d{1,9})\x7f\1")  # twice: see `nested`
+_MORE = 64  # marks that a client may have written itself; then it is left at that
+_QUOTE, _BACKSLASH, _DEL = b'"\\\x7f'
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +43,27 @@ class Outline:
         """Where in the body a place of `text` is that is in no mark."""
         return place + self.longer[bisect_right(self.marks, place)]
 
-    def whole(self, text: bytes | memoryview) -> bytes:
-        """`text`, of JSON that was written from what was read, with the strings that were passed by."""
-        view = memoryview(text)
-        kept = 0
+    def whole(self, written: bytes, skip: int = 0) -> bytes:
+        """JSON that was written from what was read, with the strings that were passed by; without `skip` bytes at each end."""
+        view = memoryview(written)[: len(written) - skip]
         pieces: list[bytes | memoryview] = []
-        for mark in _MARK.finditer(view) if self.passed else ():
-            if (number := int(mark[2])) < len(self.passed):
+        kept, at = skip, written.find(_DEL) if self.passed else -1
+        left = len(self.passed) + _MORE
+        while at >= 0 and left:
+            left -= 1
+            after = at + 1
+            mark = _NUMBER.match(written, at)
+            if mark is not None and (number := int(mark[2])) < len(self.passed):
                 found = self.passed[number]
-                pieces += (view[kept : mark.start()], found if len(mark[1]) == 1 else _again(found))
-                kept = mark.end()
+                pieces += (view[kept:at], _again(found) if mark[1] else found)
+                kept = after = mark.end()
+            at = written.find(_DEL, after)
         return b"".join((*pieces, view[kept:]))
+
+
+def nested(written: str) -> str:
+    """JSON that will be in a string of JSON: strings that were passed by are to be written once more there."""
+    return written.replace(MARK, MARK * 2)
 
 
 def outline(body: bytes) -> Outline:
@@ -65,7 +78,7 @@ def outline(body: bytes) -> Outline:
     longer = [0]
     for start, end in _strings(body):
         if end - start > LONG:
-            mark = b"\\u0001%d\\u0001" % len(passed)
+            mark = b"\x7f%d\x7f" % len(passed)
             pieces += (view[kept:start], mark)
             passed.append(view[start:end])
             size += start - kept + len(mark)

@@ -14,7 +14,7 @@ import orjson
 from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from picker.errors import BadRequest
-from picker.outline import LONG, Outline, outline
+from picker.outline import LONG, MARK, Outline, nested, outline
 from xds_server.model.names import FAIRNESS_HEADER, OBJECTIVE_HEADER, REWRITE_HEADERS
 
 Dialect = Literal["openai", "anthropic"]
@@ -120,7 +120,7 @@ Prompt = str | bytes  # text, or token ids
 
 def _written(prompt: Prompt, read: Outline) -> bytes:
     """Text as JSON writes it, since it stays so in strings that are passed by."""
-    return prompt if isinstance(prompt, bytes) else read.whole(memoryview(orjson.dumps(prompt))[1:-1])
+    return prompt if isinstance(prompt, bytes) else read.whole(orjson.dumps(prompt), skip=1)
 
 
 def _messages(content: Mapping[str, Any]) -> str:
@@ -159,8 +159,12 @@ def _count(items: list[Any], name: str, parts: list[Any]) -> None:
 
 
 def _json(value: Any, name: str) -> str:
+    return nested(_dumped(value, name).decode())
+
+
+def _dumped(value: Any, name: str) -> bytes:
     try:
-        return orjson.dumps(value).decode()
+        return orjson.dumps(value)
     except orjson.JSONEncodeError:  # it reads 1024 levels and writes 254
         raise BadRequest(f"the field '{name}' is nested too deeply", name) from None
 
@@ -189,7 +193,7 @@ def _media(content: Mapping[str, Any], read: Outline) -> tuple[int, ...]:
     if not lists:
         return ()
     return tuple(
-        xxh3_64_intdigest(read.whole(_json(part, "messages").encode()))
+        xxh3_64_intdigest(read.whole(_dumped(part, "messages")))
         for parts in lists
         for part in parts
         if isinstance(part, dict) and part.get("type") in MEDIA
@@ -366,7 +370,7 @@ def _salt(content: Mapping[str, Any], read: Outline) -> str:
     salt = content.get("cache_salt")
     if not isinstance(salt, str):
         return ""
-    return _written(salt, read).decode(errors="replace") if "\1" in salt else salt  # it may stand for a long one
+    return _written(salt, read).decode(errors="replace") if MARK in salt else salt  # it may stand for a long one
 
 
 def _max_tokens(content: Mapping[str, Any]) -> int | None:

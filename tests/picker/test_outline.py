@@ -121,8 +121,8 @@ def test_escapes_that_others_write_differ_only_in_long_strings() -> None:
         "\\" * 100_000,  # it is not counted to its end, again and again
         ("\\" * 100 + '"') * 1000,
         '"' * 100_000,
-        "\1" + "0\1" * 2000,  # a mark, written by the client
-        "\\u00010\\u0001" * 1000,
+        "\x7f0" * 4000,  # a mark, written by the client
+        "\x7f0\x7f" * 2000,
     ],
 )
 def test_whatever_a_client_writes_is_in_bounds(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,9 +133,9 @@ def test_whatever_a_client_writes_is_in_bounds(text: str, monkeypatch: pytest.Mo
 
 
 def test_marks_that_a_client_writes_stand_for_its_own_strings() -> None:
-    raw = body(messages("\1" + "0\1", TEXT, "\1" + "7\1"))
+    raw = body(messages("\x7f0\x7f", TEXT, "\x7f7\x7f"))
     assert parse(CHAT, raw).prompt.count(b"So it goes") == 400
-    assert parse(CHAT, raw).prompt.endswith(b"\\u00017\\u0001")
+    assert parse(CHAT, raw).prompt.endswith(b"\x7f7\x7f")
 
 
 def test_what_has_many_quotation_marks_is_not_searched_to_its_end() -> None:
@@ -154,3 +154,16 @@ def test_small_bodies_and_headers_are_read_as_they_are() -> None:
     raw = body(messages("x" * 2100))
     assert outline(raw) == Outline(raw)
     assert parse({**CHAT, REWRITE_HEADERS[0]: "other"}, raw).rewrite == "other"
+
+
+def test_marks_are_not_searched_for_without_end() -> None:
+    looked: list[int] = []
+
+    class Counted(bytes):
+        def find(self, *args: Any) -> int:
+            looked.append(1)
+            return super().find(*args)
+
+    found = outline(body(messages(TEXT)))
+    assert found.whole(Counted(b"\x7f0" * 10_000)) == b"\x7f0" * 10_000
+    assert len(looked) < 100
