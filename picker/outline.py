@@ -6,7 +6,7 @@ pays where quotation marks are far apart; where they are not (code, many short m
 
 The prompt is made of what was read, as JSON writes it, and `Outline.whole` puts the strings back: so it is the same whether a string was passed
 by or not, if the client writes its escapes as most do (RFC 8259 leaves a choice); where it does not, its prompts are still equal to each
-other. A client that writes a mark itself gets one of its own strings in its place: that concerns its own prompt alone. A mark is a
+other. A client that writes a mark itself moves one of its own strings: that concerns its own prompt alone. A mark is a
 number between two characters DEL: ASCII that nobody writes, and a byte in JSON, too, so that it is found by memchr.
 
 What is not checked: escapes, control characters and UTF-8 in long strings. The server does that. Where they end, all parsers agree.
@@ -49,12 +49,12 @@ class Outline:
         pieces: list[bytes | memoryview] = []
         kept, at = skip, written.find(_DEL) if self.passed else -1
         left = len(self.passed) + _MORE
+        missing = dict(enumerate(self.passed))  # each is put back once, whatever a client writes
         while at >= 0 and left:
             left -= 1
             after = at + 1
             mark = _NUMBER.match(written, at)
-            if mark is not None and (number := int(mark[2])) < len(self.passed):
-                found = self.passed[number]
+            if mark is not None and (found := missing.pop(int(mark[2]), None)) is not None:
                 pieces += (view[kept:at], _again(found) if mark[1] else found)
                 kept = after = mark.end()
             at = written.find(_DEL, after)

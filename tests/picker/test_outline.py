@@ -132,10 +132,11 @@ def test_whatever_a_client_writes_is_in_bounds(text: str, monkeypatch: pytest.Mo
     assert read(raw)[3:] == read(raw, monkeypatch)[3:]
 
 
-def test_marks_that_a_client_writes_stand_for_its_own_strings() -> None:
-    raw = body(messages("\x7f0\x7f", TEXT, "\x7f7\x7f"))
-    assert parse(CHAT, raw).prompt.count(b"So it goes") == 400
-    assert parse(CHAT, raw).prompt.endswith(b"\x7f7\x7f")
+def test_a_mark_that_a_client_writes_moves_its_own_string() -> None:
+    raw = body(messages("\x7f0\x7f" * 60, TEXT, "\x7f7\x7f"))
+    found = parse(CHAT, raw).prompt
+    assert found.count(b"So it goes") == 200  # once: a prompt is never longer than its body
+    assert found.endswith(b"\x7f0\x7f\\u0000user\\u0000\x7f7\x7f")
 
 
 def test_what_has_many_quotation_marks_is_not_searched_to_its_end() -> None:
@@ -165,5 +166,5 @@ def test_marks_are_not_searched_for_without_end() -> None:
             return super().find(*args)
 
     found = outline(body(messages(TEXT)))
-    assert found.whole(Counted(b"\x7f0" * 10_000)) == b"\x7f0" * 10_000
+    assert found.whole(Counted(b"\x7fx" * 10_000)) == b"\x7fx" * 10_000
     assert len(looked) < 100
