@@ -1,8 +1,10 @@
 """What is read of an answer on its way out, and what is changed: a Lua filter, for usage (`usage.py`) and the model's name (`restore.py`).
 
-The usage of every stream is read. Dynamic metadata of the decision says what is changed: without any, nothing is. The filter is optional:
-an Envoy without Lua serves the same routes, reads no usage of streams and changes nothing. JSON answers are whole here anyway, since
-json_to_metadata has read their usage. Cases: tests/xds_server/test_translate_answer.py; with a real Envoy: tests/e2e.
+The usage of every stream is read. Dynamic metadata of the decision says what is changed: without any, nothing is. A JSON answer with a
+model to restore is held until it is whole, as json_to_metadata, which comes next, would hold it. On the way in, behind ext_proc, the filter
+writes into a large body what the decision says (`insert`), so that the body need not come back from the picker. It is optional: an
+Envoy without Lua serves the same routes, reads no usage of streams and changes nothing. Cases:
+tests/xds_server/test_translate_answer.py; with a real Envoy: tests/e2e.
 """
 
 from envoy_data_plane.envoy.config.core.v3 import DataSource
@@ -23,6 +25,25 @@ def answers() -> HttpFilter:
 
 
 _MAIN = r"""
+local PIECE = 32768 -- bytes: for strings above 128 KB LuaJIT asks the system, and pays for new pages
+
+-- A body that ext_proc has let through is whole. One that is not what the picker saw is left as it is.
+function envoy_on_request(handle)
+  local found = handle:streamInfo():dynamicMetadata():get("penstock")
+  if found == nil or found.insert == nil then return end
+  local body = handle:body()
+  if body == nil then return end
+  local size, at = body:length(), found.insert_at
+  local head = at <= size and body:getBytes(0, at) or ""
+  if string.find(head, "^%s*{$") == nil then return end
+  local parts, n = { head, found.insert }, 2
+  while at < size do
+    local length = math.min(PIECE, size - at)
+    parts[n + 1], n, at = body:getBytes(at, length), n + 1, at + length
+  end
+  body:setBytes(table.concat(parts)) -- and the content-length
+end
+
 function envoy_on_response(handle)
   local headers = handle:headers()
   local kind = string.match(string.lower(headers:get("content-type") or ""), "^[^;%s]*")
