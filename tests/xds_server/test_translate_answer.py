@@ -3,11 +3,12 @@ it takes.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from lupa.luajit21 import LuaRuntime
 
 from penstock.offline import envoy
@@ -123,35 +124,53 @@ def test_an_envoy_without_lua_takes_the_same_configuration(tmp_path: Path) -> No
 
 # --- what it writes into a body, as LuaJIT runs it ---------------------------------------------------------------------
 
-MACHINE = LuaRuntime(encoding=None)
-MACHINE.execute(SCRIPT.encode())
 # As much of Envoy's API as the script uses of a request; `body` nil: there is none.
-ASKED = MACHINE.eval(
-    b"""function(decision, body)
-      local buffer = {
-        length = function() return #body end,
-        getBytes = function(_, at, length)
-          assert(at >= 0 and length >= 0 and at + length <= #body)
-          return string.sub(body, at + 1, at + length)
-        end,
-        setBytes = function(_, new) body = new end,
-      }
-      local metadata = { get = function(_, name) if name == "penstock" then return decision end end }
-      local info = { dynamicMetadata = function() return metadata end }
-      envoy_on_request({ streamInfo = function() return info end, body = function() return body and buffer end })
-      return body
-    end"""
-)
+ENVOY = b"""function(decision, body)
+  local buffer = {
+    length = function() return #body end,
+    getBytes = function(_, at, length)
+      assert(at >= 0 and length >= 0 and at + length <= #body)
+      return string.sub(body, at + 1, at + length)
+    end,
+    setBytes = function(_, new) body = new end,
+  }
+  local metadata = { get = function(_, name) if name == "penstock" then return decision end end }
+  local info = { dynamicMetadata = function() return metadata end }
+  envoy_on_request({ streamInfo = function() return info end, body = function() return body and buffer end })
+  return body
+end"""
+
+
+def machine(*, old: bool) -> Callable[[dict[str, Any] | None, bytes | None], bytes | None]:
+    """What makes of a decision and a body the one that the server gets. `old`: LuaJIT without buffers."""
+    found = LuaRuntime(encoding=None)
+    if old:
+        found.execute(b'package.preload["string.buffer"] = function() error("none") end')
+    assert found.eval(b'(pcall(require, "string.buffer"))') is not old
+    found.execute(SCRIPT.encode())
+    asked = found.eval(ENVOY)
+
+    def written(decision: dict[str, Any] | None, body: bytes | None) -> bytes | None:
+        told = None if decision is None else found.table_from({key.encode(): decision[key] for key in decision})
+        new: bytes | None = asked(told, body)
+        return new
+
+    return written
+
+
+MACHINES = [machine(old=old) for old in (True, False)]
 
 
 def written(body: bytes | None, decision: dict[str, Any] | None) -> bytes | None:
-    """The body as the server gets it."""
-    told = None if decision is None else MACHINE.table_from({key.encode(): value for key, value in decision.items()})
-    found: bytes | None = ASKED(told, body)
+    found, other = (each(decision, body) for each in MACHINES)
+    assert found == other
     return found
 
 
-@given(st.sampled_from([b"{", b" {", b"\r\n\t{ "]), st.sampled_from([0, 1, 32766, 32767, 32768, 32769, 200_000]))
+@given(
+    st.sampled_from([b"{", b" {", b"\r\n\t{ "]), st.sampled_from([0, 1, 32766, 32767, 32768, 32769, 200_000, 5_000_000])
+)
+@settings(deadline=None)
 def test_it_writes_what_the_picker_says(start: bytes, size: int) -> None:
     body = start + b'"model":"m","stream":true,"prompt":"' + b"\xc3\xbc\0" * (size // 3) + b"x" * (size % 3) + b'"}'
     insert = changed(body + b" " * LARGE, "", "silent", inserts=True).insert
