@@ -23,7 +23,7 @@ from picker.session import Decider, ExtProcSession
 from picker.trace import HEADER as TRACEPARENT, UNTRACED, Tracing
 from picker.wire import decode, encode
 from xds_server.latest import Latest
-from xds_server.model.names import POOL_METADATA, USAGE_METADATA
+from xds_server.model.names import INSERT_METADATA, POOL_METADATA, USAGE_METADATA
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 MAX_MESSAGE = 64 << 20  # bytes: a buffered body comes in one message
@@ -137,17 +137,21 @@ class ExtProcServer:
         return Handlers()
 
     async def _process(self, _requests: AsyncIterator[bytes], context: Any) -> None:
-        pool, ask_usage, tracing = "", False, self._tracing
+        pool, ask_usage, inserts, tracing = "", False, False, self._tracing
         for key, value in context.invocation_metadata() or ():
             if key == POOL_METADATA:
                 pool = pool or str(value)
             elif key == USAGE_METADATA:
                 ask_usage = True
+            elif key == INSERT_METADATA:
+                inserts = True
             elif key == TRACEPARENT:
                 tracing = tracing.beneath(str(value))
         if self._admit is not None:
             await self._admit(context, pool)
-        session = ExtProcSession(self._decider, pool, self._next_id(), self._max_body, tracing, ask_usage=ask_usage)
+        session = ExtProcSession(
+            self._decider, pool, self._next_id(), self._max_body, tracing, ask_usage=ask_usage, inserts=inserts
+        )
         reading = answer = None  # while the request waits: a read that was begun, and what it will be told
         try:
             # `async for` would cost an async generator

@@ -22,13 +22,13 @@ from picker.facts import Decision, Outcome, Reason, Refused
 from picker.inflight import LogEntry
 from picker.ranks import host_port
 from picker.request import MAX_BODY, Dialect, InferenceRequest, parse, without_body
-from picker.splice import with_model, with_usage
+from picker.splice import changed
 from picker.trace import UNTRACED, Tracing
 from xds_server.model.names import DECISION_HEADER
 
-REASON_HEADER = (
-    "x-penstock-reason"  # of a refusal: Anthropic's errors have no field for it, and llm-d's header tells less
-)
+# Of a refusal: Anthropic's errors have no field for it, and llm-d's header tells less.
+REASON_HEADER = "x-penstock-reason"
+PLAIN = (("accept-encoding", ""),)  # Envoy reads no usage of what is compressed
 GRACE = 5.0  # seconds that Envoy waits longer than the request may wait here: the answer has to arrive
 CHUNK = 62000  # bytes: what Envoy is sure to take in one message (64 KiB), less the envelope
 
@@ -86,6 +86,7 @@ class Destination:
     explained: bool = False  # the client is told the id
     rewritten: tuple[str, str] | None = None  # the model that was asked for, and the one that the server is asked for
     unasked_usage: bool = False  # the stream will tell its usage to us: not for the client, who did not ask
+    insert: tuple[int, bytes] | None = None  # what the gateway writes into the body, behind so many bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +170,8 @@ class ExtProcSession:
     """
 
     __slots__ = (
-        *("_ask_usage", "_body", "_decider", "_held", "_id", "_max_body", "_pool", "_response", "_size", "_start"),
-        *("_tracing", "closed", "fact", "waiting"),
+        *("_ask_usage", "_body", "_decider", "_held", "_id", "_inserts", "_max_body", "_pool", "_response", "_size"),
+        *("_start", "_tracing", "closed", "fact", "waiting"),
     )
 
     def __init__(
@@ -182,14 +183,18 @@ class ExtProcSession:
         tracing: Tracing = UNTRACED,
         *,
         ask_usage: bool = False,
+        inserts: bool = False,
     ) -> None:
-        """`ask_usage`: the gateway takes what streams tell of usage away from clients that did not ask, so all are asked."""
+        """`ask_usage`: the gateway takes what streams tell of usage away from clients that did not ask, so all are asked;
+        `inserts`: it can write into a body itself, which then need not go back.
+        """
         self._decider = decider
         self._tracing = tracing
         self._pool = pool  # "ns/name", or "" where the gateway did not say
         self._id = decision_id
         self._max_body = max_body
         self._ask_usage = ask_usage
+        self._inserts = inserts
         self._start: RequestHeaders | None = None
         self._body: list[bytes] = []
         self._size = 0
@@ -313,28 +318,24 @@ class ExtProcSession:
         if isinstance(found, Denied):
             return self._refuse(found, request.dialect, "")
         self.fact = found
-        names = (request.model, found.target_model)
-        rewrite = names if request.model and found.target_model != request.model else None
-        rewritten = with_model(body, found.target_model) if rewrite else None
-        headers = (*found.headers, *found.trace.headers)
-        unasked = self._ask_usage and request.usage != "told"
-        if unasked:
-            rewritten = with_usage(body if rewritten is None else rewritten, request.usage)
-            headers = (*headers, ("accept-encoding", ""))  # Envoy reads no usage of what is compressed
+        rewrite = (request.model, found.target_model) if request.model not in ("", found.target_model) else None
+        usage = request.usage if self._ask_usage else "told"
+        inserts = self._inserts and start.mode == "buffered"
+        rewritten, insert = changed(body, found.target_model if rewrite else "", usage, inserts=inserts)
+        unasked = usage != "told"
+        headers = (*found.headers, *found.trace.headers, *(PLAIN if unasked else ()))
         destination = Destination(
-            ",".join(map(host_port, found.endpoints)), found.id, headers, found.explained, rewrite, unasked
+            ",".join(map(host_port, found.endpoints)), found.id, headers, found.explained, rewrite, unasked, insert
         )
-        if start.mode != "duplex":
-            self.closed = True
-            if start.end_of_stream or start.mode == "none":
-                return [HeadersReply("request", destination)]
+        replies: list[Reply] = [HeadersReply("request", destination)]
+        self.closed = start.mode != "duplex"
+        if start.end_of_stream or start.mode == "none":
+            return replies
+        if start.mode == "buffered":
             if trailers:
                 return [TrailersReply("request", destination)]
             told = rewritten is not None and "content-length" in start.headers
             return [BodyReply("request", destination, rewritten, told)]
-        replies: list[Reply] = [HeadersReply("request", destination)]
-        if start.end_of_stream:
-            return replies
         body = body if rewritten is None else rewritten
         if body or not trailers:
             replies += _chunks("request", body, not trailers)

@@ -6,6 +6,7 @@ searched only where a value has to be found. Why usage is asked for: docs/decisi
 
 import re
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import orjson
 
@@ -24,6 +25,22 @@ _VALUE = re.compile(rb'[ \t\r\n]*("[^"\\]*+(?:\\.[^"\\]*+)*+"|[^ \t\r\n,}]++)', 
 _START = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*(\})?")
 
 _ASK = b'{"include_usage":true}'
+# Bytes. What a smaller body costs on its way back is less than what it costs the gateway to write into it.
+LARGE = 65536
+
+
+class Changed(NamedTuple):
+    body: bytes | None = None  # in place of the one that came
+    insert: tuple[int, bytes] | None = None  # or all that is to be written into it, and the bytes that stay before that
+
+
+def changed(body: bytes, model: str, usage: Usage, *, inserts: bool) -> Changed:
+    """What is to become of `body`: `model` "" and `usage` "told" leave it. `inserts`: the gateway can write into it itself."""
+    if inserts and usage == "silent" and not model and len(body) >= LARGE:
+        return Changed(insert=_member(body, "stream_options", _ASK))
+    new = with_model(body, model) if model else body
+    new = new if usage == "told" else with_usage(new, usage)
+    return Changed() if new is body else Changed(new)
 
 
 def with_model(body: bytes, model: str) -> bytes:
@@ -59,11 +76,16 @@ def _changed(text: bytes, key: str, change: Callable[[bytes], bytes]) -> bytes:
 
 def _inserted(text: bytes, key: str, value: bytes) -> bytes:
     """The object `text` with one more member, before the others."""
+    start, member = _member(text, key, value)
+    rest = memoryview(text)  # joined, it is copied once
+    return b"".join((rest[:start], member, rest[start:]))
+
+
+def _member(text: bytes, key: str, value: bytes) -> tuple[int, bytes]:
+    """Where the first member of the object `text` begins, and one to write there."""
     found = _START.match(text)
     assert found is not None  # noqa: S101 -- it was read as an object
-    start = text.index(b"{") + 1
-    rest = memoryview(text)  # joined, it is copied once
-    return b"".join((rest[:start], b'"%b":%b' % (key.encode(), value), b"" if found[1] else b",", rest[start:]))
+    return text.index(b"{") + 1, b'"%b":%b%b' % (key.encode(), value, b"" if found[1] else b",")
 
 
 def _values(text: bytes, key: str) -> Iterator[tuple[int, int]]:

@@ -34,6 +34,8 @@ from picker.session import (
 from xds_server.model.names import (
     DECISION_KEY,
     DESTINATION,
+    INSERT,
+    INSERT_AT,
     LB_NAMESPACE,
     PENSTOCK_NAMESPACE,
     SUBSET_NAMESPACE,
@@ -199,6 +201,9 @@ def _send_to(message: Any, mutation: Any, destination: Destination) -> None:
         ours[DECISION_KEY].string_value = destination.id
     if destination.unasked_usage:
         ours[UNASKED_USAGE].bool_value = True
+    if destination.insert is not None:
+        at, text = destination.insert
+        ours[INSERT_AT].number_value, ours[INSERT].string_value = at, text.decode()
     if destination.rewritten is not None:
         asked, target = destination.rewritten
         ours["asked"].string_value = orjson.dumps(asked).decode()

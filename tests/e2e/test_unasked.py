@@ -13,8 +13,11 @@ import pytest
 import pytest_asyncio
 
 from penstock.sim.server import SimServer
+from picker.splice import LARGE
+from tests.e2e import http2
 from tests.e2e.backend import Backend, backend
-from tests.e2e.manifests import GATEWAY, documents, pool, route, rule, to_pool
+from tests.e2e.manifests import GATEWAY, documents, pool, route, rule, service, to_pool
+from tests.e2e.waiting import until
 from tests.e2e.world import Answer, World, serving, sim, world
 from tests.xds_server.test_translate_usage import DONE, NULL, TOKEN, USAGE
 
@@ -23,6 +26,7 @@ MESSAGES: Any = [{"role": "user", "content": "Where does the water go?"}]
 BODY: dict[str, Any] = {"model": "base", "prompt": "p", "stream": True, "max_tokens": 8}
 ASKED = {"stream_options": {"include_usage": True}}
 AS_V1 = "filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /v1}}}]"
+MIRRORED = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: shadow, port: 80}}}]"
 REWRITE = """
 apiVersion: llm-d.ai/v1alpha2
 kind: InferenceModelRewrite
@@ -62,7 +66,12 @@ async def gateway(
             rule("/apart", to_pool("apart"), more=AS_V1),
             rule("/left", to_pool("left"), more=AS_V1),
             rule("/plain", to_pool("plain")),
+            rule("/model", to_pool("plain"), model="base"),
+            rule("/mirrored", to_pool("plain"), more=MIRRORED),
+            rule("/over", to_pool("over")),
         ),
+        service("shadow", plain.address),
+        pool("over", [plain.address], more="penstock.dev/failover: base"),
         REWRITE,
     )
     async with world(Path(tmp_path_factory.mktemp("manifests")), {"all.yaml": text}) as found:
@@ -173,6 +182,98 @@ async def test_the_body_of_a_stream_has_the_option_and_is_else_as_it_was(
     assert await sent(gateway, server, body) == b'{"stream_options":{"include_usage":true},' + body[1:]
     rewritten = await sent(gateway, server, body.replace(b"base", b"alias", 1))
     assert rewritten == b'{"stream_options":{"include_usage":true},' + body.replace(b"base", b"org/target", 1)[1:]
+
+
+ASK = b'"stream_options":{"include_usage":true},'
+LARGE_BODY = b' { "model":"base", "n":1e0, "stream": true, "prompt":"\xc3\xbc%b"}' % (b"x" * 400_000)
+WANTED = LARGE_BODY.replace(b"{", b"{" + ASK, 1)
+
+
+@pytest.fixture
+def never_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picker, which runs in this process, can write no option into a body."""
+
+    def fail(*_: object) -> bytes:
+        raise AssertionError("the body went back")
+
+    monkeypatch.setattr("picker.splice.with_usage", fail)
+
+
+def lengths(server: Backend) -> tuple[str | None, str | None]:
+    headers = server.seen[-1].headers
+    return headers.get("content-length"), headers.get("transfer-encoding")
+
+
+@pytest.mark.usefixtures("never_back")
+@pytest.mark.parametrize("prefix", ["/plain", "/model", "/over"])
+async def test_a_large_body_does_not_go_back(gateway: World, server: Backend, prefix: str) -> None:
+    """`/model`: it was read before it was routed; `/over`: behind a listener of its own."""
+    answer = await gateway.post(f"{prefix}/completions", LARGE_BODY, content_type="application/json")
+    assert answer.status == 200
+    assert server.seen[-1].body == WANTED
+    assert lengths(server) == (str(len(WANTED)), None)
+    assert "accept-encoding" not in server.seen[-1].headers
+
+
+@pytest.mark.usefixtures("never_back")
+async def test_a_body_of_unknown_length_has_one_afterwards(gateway: World, server: Backend) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(LARGE_BODY), 50_000):
+            yield LARGE_BODY[at : at + 50_000]
+
+    url, headers = gateway.url("/plain/completions"), {"content-type": "application/json"}
+    async with gateway.session.post(url, data=pieces(), headers=headers) as response:
+        assert response.status == 200
+    assert server.seen[-1].body == WANTED
+    assert lengths(server) == (str(len(WANTED)), None)
+
+
+@pytest.mark.usefixtures("never_back")
+@pytest.mark.parametrize("length", [True, False])
+@pytest.mark.parametrize("trailers", [[], [("x-trailer", "t")]])
+async def test_a_body_of_http2_with_and_without_trailers(
+    gateway: World, server: Backend, length: bool, trailers: list[tuple[str, str]]
+) -> None:
+    headers = [("content-length", str(len(LARGE_BODY)))] if length else []
+    port = gateway.ports[8080]
+    assert await http2.post(port, "/plain/completions", LARGE_BODY, headers, trailers) == (200, b"{}")
+    assert server.seen[-1].body == WANTED
+    assert lengths(server) == (str(len(WANTED)), None)
+
+
+@pytest.mark.usefixtures("never_back")
+async def test_every_attempt_has_the_option(gateway: World, server: Backend) -> None:
+    server.failures, before = 1, len(server.seen)
+    assert (await gateway.post("/plain/completions", LARGE_BODY, content_type="application/json")).status == 200
+    assert [each.body for each in server.seen[before:]] == [WANTED, WANTED]
+
+
+@pytest.mark.usefixtures("never_back")
+async def test_a_mirror_gets_the_same_body(gateway: World, server: Backend) -> None:
+    before = len(server.seen)
+    assert (await gateway.post("/mirrored/completions", LARGE_BODY, content_type="application/json")).status == 200
+    await until(lambda: len(server.seen) == before + 2, "the copy")
+    assert [each.body for each in server.seen[before:]] == [WANTED, WANTED]
+
+
+@pytest.mark.usefixtures("never_back")
+async def test_what_a_large_stream_tells_is_read_and_hidden(gateway: World, server: Backend) -> None:
+    answer = await streamed(gateway, server, TOKEN, USAGE, DONE, prompt="x" * LARGE)
+    assert answer.body == TOKEN + DONE
+    assert (await gateway.outcome_of(answer)).input_tokens == 7
+
+
+@pytest.mark.parametrize("said", [b"null", b'{"include_usage":false}'])
+async def test_an_option_that_is_there_is_changed_in_its_place(gateway: World, server: Backend, said: bytes) -> None:
+    body = LARGE_BODY[:-1] + b',"stream_options":%b}'
+    assert await sent(gateway, server, body % said) == body % b'{"include_usage":true}'
+
+
+async def test_a_pool_that_leaves_it_to_clients_leaves_large_bodies(gateway: World, servers: list[SimServer]) -> None:
+    body = BODY | {"prompt": "x" * LARGE}
+    assert nameless((await gateway.post("/left/completions", body)).body) == nameless(
+        await direct(servers[0], "/v1/completions", body)
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from picker.facts import Decision, Outcome
 from picker.load import Load
 from picker.picker import Picker
 from picker.server import SERVICE, Address, ExtProcServer, ids
+from picker.splice import LARGE
 from xds_server.latest import Latest
 from xds_server.model.graph import Backend, Endpoint, Pool
-from xds_server.model.names import POOL_METADATA, USAGE_METADATA
+from xds_server.model.names import INSERT_METADATA, POOL_METADATA, USAGE_METADATA
 from xds_server.model.objects import ObjectRef
 
 REF = ObjectRef("inference.networking.k8s.io", "InferencePool", "ns", "p")
@@ -103,6 +104,19 @@ async def test_streams_are_asked_for_usage_where_the_gateway_says_so(told: tuple
         reply = await call.read()
     assert (b"include_usage" in reply.request_body.response.body_mutation.body) == bool(told)
     assert ("unasked_usage" in reply.dynamic_metadata["penstock"]) == bool(told)
+
+
+@pytest.mark.parametrize("inserts", [True, False])
+async def test_large_streams_stay_where_the_gateway_says_that_it_writes_into_them(inserts: bool) -> None:
+    told = ((USAGE_METADATA, "ask"), *(((INSERT_METADATA, "write"),) if inserts else ()))
+    async with running([]) as client:
+        call = client.process("ns/p", *told)
+        await call.write(headers(BUFFERED))
+        await call.read()
+        await call.write(body(b'{"model":"m","stream":true,"prompt":"%b"}' % (b"x" * LARGE)))
+        reply = await call.read()
+    assert reply.request_body.response.HasField("body_mutation") is not inserts
+    assert ("insert" in reply.dynamic_metadata["penstock"]) is inserts
 
 
 async def test_duplex_with_a_body_above_the_usual_message_size() -> None:

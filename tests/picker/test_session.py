@@ -10,6 +10,7 @@ from picker.facts import Decision, Outcome, Refused
 from picker.inflight import reason
 from picker.picker import Answer, Ask, Waiting, denied
 from picker.session import (
+    CHUNK,
     GRACE,
     BodyReply,
     ChunkReply,
@@ -30,6 +31,7 @@ from picker.session import (
     TrailersReply,
     refusal,
 )
+from picker.splice import LARGE
 from picker.trace import Tracing, span
 
 CHAT = {":method": "POST", ":path": "/v1/chat/completions"}
@@ -116,6 +118,22 @@ def test_a_stream_that_would_tell_no_usage_is_asked_to_where_it_is_hidden_again(
     assert replies(silent, ask_usage=False) == replies(BODY) == [BodyReply("request", WHERE)]
     asked = ask + silent[1:]
     assert replies(asked) == [BodyReply("request", WHERE)]
+
+
+def test_a_large_body_does_not_go_back_where_the_gateway_can_write_into_it() -> None:
+    body = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"%b"}]}' % (b"x" * LARGE)
+    text = b'"stream_options":{"include_usage":true},'
+    where = replace(WHERE, headers=(("accept-encoding", ""),), unasked_usage=True)
+
+    def reply(mode: Mode, target: str = "") -> Reply:
+        session = ExtProcSession(FakePicker(target), "ns/p", "id", ask_usage=True, inserts=True)
+        return run(session, RequestHeaders(CHAT | {"content-length": "1"}, mode=mode), RequestBody(body, True))[1]
+
+    assert reply("buffered") == BodyReply("request", replace(where, insert=(1, text)))
+    both = replace(where, rewritten=("m", "n"))
+    new = body[:1] + text + body[1:].replace(b'"m"', b'"n"', 1)
+    assert reply("buffered", "n") == BodyReply("request", both, new, content_length=True)
+    assert reply("duplex") == ChunkReply("request", (body[:1] + text + body[1:])[:CHUNK], False)
 
 
 def test_where_no_body_is_sent_the_headers_are_all() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 
 from picker.outline import outline
 from picker.request import parse
-from picker.splice import with_model, with_usage
+from picker.splice import LARGE, Changed, changed, with_model, with_usage
 
 WORDS = ["model", '"model":"m"', "stream_options", '"stream_options":{', "include_usage", "\\", '"']
 JSON = st.recursive(
@@ -132,6 +132,27 @@ def test_asking_keeps_every_other_byte(body: bytes, changed: bytes | None, optio
     if changed is None:  # twice: parsers differ in which they take
         changed = body.replace(b'{"a":{}}', b'{"include_usage":true,"a":{}}')
     assert with_usage(body % options, "declined") == changed % wanted
+
+
+@pytest.mark.parametrize("start", [b"{", b" \r\n\t{ "])
+def test_what_a_gateway_writes_itself_gives_the_same_body(start: bytes) -> None:
+    body = start + b'"stream":true,"prompt":"%b"}' % (b"x" * LARGE)
+    found = changed(body, "", "silent", inserts=True)
+    assert found.body is None
+    assert found.insert is not None
+    at, text = found.insert
+    assert body[:at] + text + body[at:] == with_usage(body, "silent")
+
+
+def test_all_else_goes_back_whole() -> None:
+    body = b'{"model":"a","prompt":"%b","stream_options":null}' % (b"x" * LARGE)
+    silent, small = body.replace(b',"stream_options":null', b""), b'{"model":"a","prompt":"p"}'
+    assert changed(body, "", "told", inserts=True) == Changed()
+    assert changed(body, "", "declined", inserts=True) == Changed(with_usage(body, "declined"))
+    assert changed(silent, "", "silent", inserts=False) == Changed(with_usage(silent, "silent"))
+    assert changed(silent, "b", "silent", inserts=True) == Changed(with_usage(with_model(silent, "b"), "silent"))
+    assert changed(silent, "b", "told", inserts=True) == Changed(with_model(silent, "b"))
+    assert changed(small, "", "silent", inserts=True) == Changed(with_usage(small, "silent"))
 
 
 def test_both_at_once() -> None:

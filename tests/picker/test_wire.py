@@ -195,6 +195,12 @@ def test_usage_that_nobody_asked_for_is_told_of() -> None:
     assert dict(message.dynamic_metadata["penstock"]) == {"id": "i", "unasked_usage": True}
 
 
+def test_what_the_gateway_writes_into_the_body_is_told_in_place_of_the_body() -> None:
+    message = write(BodyReply("request", Destination("10.0.0.1:80", "i", insert=(1, b'"a":1,'))))
+    assert dict(message.dynamic_metadata["penstock"]) == {"id": "i", "insert": '"a":1,', "insert_at": 1}
+    assert not message.request_body.response.HasField("body_mutation")
+
+
 def test_headers_beside_the_destination_overwrite_what_the_client_sent() -> None:
     where = Destination(
         "10.0.0.1:80", "id-1", (("x-prefiller-host-port", "10.0.0.2:80"), ("x-encoder-hosts-ports", ""))

@@ -27,8 +27,11 @@ REWRITE_HEADERS = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 # Ours. A client's copies are removed before anything looks at them.
 PENSTOCK_NAMESPACE = "penstock"  # dynamic metadata: the id of a decision; "asked" and "target" of a rewritten model
 UNASKED_USAGE = "unasked_usage"  # of the same: the stream tells its usage, and its client did not ask
+INSERT = "insert"  # of the same: what the filter of answers is to write into the body before it is sent
+INSERT_AT = "insert_at"  # and how many bytes of the body come before it
 POOL_METADATA = "x-penstock-pool"  # gRPC initial metadata of a picker stream: "ns/name"
 USAGE_METADATA = "x-penstock-usage"  # another: streams may be asked for usage, since what is unasked is removed here
+INSERT_METADATA = "x-penstock-insert"  # another, of a listener whose filter of answers does what `INSERT` says
 BODY_HEADER = "x-penstock-body"  # "invalid": the body is not the JSON that it says it is
 PICKER_HEADER = "x-penstock-picker"  # of an answer inside Envoy: a pool's picker could not be asked
 STAND_IN_PREFIX = "over/"  # of clusters that lead to listeners of ours, each of which logs what it is given

@@ -1,8 +1,10 @@
 """What is read of an answer on its way out, and what is changed: a Lua filter, for usage (`usage.py`) and the model's name (`restore.py`).
 
-The usage of every stream is read. Dynamic metadata of the decision says what is changed: without any, nothing is. The filter is optional:
-an Envoy without Lua serves the same routes, reads no usage of streams and changes nothing. JSON answers are whole here anyway, since
-json_to_metadata has read their usage. Cases: tests/xds_server/test_translate_answer.py; with a real Envoy: tests/e2e.
+The usage of every stream is read. Dynamic metadata of the decision says what is changed: without any, nothing is. A JSON answer with a
+model to restore is held until it is whole, as json_to_metadata, which comes next, would hold it. On the way in, behind ext_proc, the filter
+writes into a large body what the decision says (`insert`), so that the body need not come back from the picker. It is optional: an
+Envoy without Lua serves the same routes, reads no usage of streams and changes nothing. Cases:
+tests/xds_server/test_translate_answer.py; with a real Envoy: tests/e2e.
 """
 
 from envoy_data_plane.envoy.config.core.v3 import DataSource
@@ -23,6 +25,37 @@ def answers() -> HttpFilter:
 
 
 _MAIN = r"""
+-- Strings above 128 KB are new memory from the system each time, which costs more than the copy. So a body is joined of pieces, in a
+-- buffer that stays, one for each worker, unless it has become large. LuaJIT has such buffers since 2021.
+local PIECE, KEPT = 32768, 4194304 -- bytes
+local known, buffers = pcall(require, "string.buffer")
+local buffer = known and buffers.new() or nil
+
+local function written(body, head, text)
+  local at, size = #head, body:length()
+  if buffer == nil then return head .. text .. body:getBytes(at, size - at) end
+  buffer:reset():put(head, text)
+  while at < size do
+    local length = math.min(PIECE, size - at)
+    buffer:put(body:getBytes(at, length))
+    at = at + length
+  end
+  local new = buffer:get()
+  if size > KEPT then buffer:free() end
+  return new
+end
+
+-- A body that ext_proc has let through is whole. One that is not what the picker saw is left as it is.
+function envoy_on_request(handle)
+  local found = handle:streamInfo():dynamicMetadata():get("penstock")
+  if found == nil or found.insert == nil then return end
+  local body, at = handle:body(), found.insert_at
+  if body == nil or at > body:length() then return end
+  local head = body:getBytes(0, at)
+  if string.find(head, "^%s*{$") == nil then return end
+  body:setBytes(written(body, head, found.insert)) -- and the content-length
+end
+
 function envoy_on_response(handle)
   local headers = handle:headers()
   local kind = string.match(string.lower(headers:get("content-type") or ""), "^[^;%s]*")

@@ -1,8 +1,9 @@
 """The HTTP filters of a listener that serves InferencePools: model to header, one decision by the picker, token usage.
 
 Order on the way in: json_to_metadata reads the model, `model_to_header` makes it a header that routes match,
-`route_headers` applies the route's own header filters, ext_proc asks the picker. On the way out the usage is read, and then
-what the client must not see of all this is changed (`answer`); the picker sees no byte of an answer. Verified on Envoy 1.40;
+`route_headers` applies the route's own header filters, ext_proc asks the picker, `answer` writes into the body what the picker
+said. On the way out `answer` is the first: it reads the usage of streams and changes what the client must not see of all this;
+json_to_metadata reads the usage of the rest. The picker sees no byte of an answer. Verified on Envoy 1.40;
 docs/decisions/0002-data-path.md.
 """
 
@@ -44,6 +45,7 @@ from xds_server.model.names import (
     DECISION_HEADER,
     DECISION_KEY,
     EXT_PROC,
+    INSERT_METADATA,
     JSON_TO_METADATA,
     LB_NAMESPACE,
     MODEL_HEADER,
@@ -70,6 +72,8 @@ _SKIP = ProcessingMode(
 )
 # BUFFERED, since only so a dead, aborting or hung picker fails open or closed as the pool asks (lab table R12).
 _DECIDE = ProcessingMode(request_header_mode=Send.SEND, request_body_mode=Body.BUFFERED, response_header_mode=Send.SKIP)
+# Said by listeners, not by routes: for a while after an upgrade, new routes are served by listeners that have the filter elsewhere.
+_INSERTS = HeaderValue(key=INSERT_METADATA, value="write")
 # What the endpoint-picker protocol wants of a data plane: a foreign picker answers the headers when it has seen the body, and
 # is told the end of it all.
 _TAKE_PART = ProcessingMode(
@@ -86,19 +90,19 @@ def filters(plane: DataPlane, *, by_model: bool) -> tuple[list[HttpFilter], list
     """The filters before a route's own, and those after. `by_model`: some route matches the model header, so bodies are read
     before routing.
     """
-    found = [answer.answers(), _filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=by_model)))]
+    found = [_filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=by_model)))]
     if by_model:
         found.append(_filter(MODEL_TO_HEADER, pack(_model_to_header())))
     return found, [
         _filter(ROUTE_HEADERS, pack(HeaderMutation(mutations=_told(plane)))),
         _filter(EXT_PROC, pack(_slot(plane))),
+        answer.answers(),
     ]
 
 
 def picker_override(pool: Backend) -> ExtProcPerRoute:
     """Fills the ext_proc slot for a route, or for one share of it, to a pool: which pool, and what if nobody answers."""
-    overrides = ExtProcOverrides(
-        grpc_service=_grpc(),
+    overrides = ExtProcOverrides(  # no service: the listener's own says what its filters do (`_slot`)
         processing_mode=_DECIDE,
         failure_mode_allow=pool.fail_open,
         grpc_initial_metadata=_of(pool),
@@ -117,14 +121,14 @@ def asking(pool: Backend, plane: DataPlane) -> list[HttpFilter]:
             ExternalProcessorRouteCacheAction.CLEAR
         )  # see `pool.py`: no route here leads elsewhere
         return [_filter(EXT_PROC, pack(config))]
-    grpc_service = replace(_grpc(), initial_metadata=_of(pool))
-    config = replace(_slot(plane), grpc_service=grpc_service, processing_mode=_DECIDE, failure_mode_allow=False)
+    config = replace(_slot(plane), processing_mode=_DECIDE, failure_mode_allow=False)
+    config.grpc_service = _grpc(told=[_INSERTS, *_of(pool)])
     told = [_filter(ROUTE_HEADERS, pack(HeaderMutation(mutations=_told(plane))))] if plane.explain else []
     return [
         *told,
-        answer.answers(),
         _filter(JSON_TO_METADATA, pack(_json_to_metadata(by_model=False))),
         _filter(EXT_PROC, pack(config)),
+        answer.answers(),
     ]
 
 
@@ -147,7 +151,7 @@ def _slot(plane: DataPlane) -> ExternalProcessor:
     receiving = MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE, PENSTOCK_NAMESPACE])
     forwarding = MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE, SUBSET_NAMESPACE])
     return ExternalProcessor(
-        grpc_service=_grpc(),
+        grpc_service=_grpc(told=[_INSERTS]),
         failure_mode_allow=True,
         processing_mode=_SKIP,
         message_timeout=timedelta(seconds=plane.picker_timeout),
@@ -158,9 +162,10 @@ def _slot(plane: DataPlane) -> ExternalProcessor:
     )
 
 
-def _grpc(picker: Backend | None = None) -> GrpcService:
-    """The co-located picker, or a foreign one."""
-    return GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=picker.cluster if picker else PICKER_CLUSTER))
+def _grpc(picker: Backend | None = None, told: Sequence[HeaderValue] = ()) -> GrpcService:
+    """The co-located picker, or a foreign one, and what each stream tells it."""
+    service = GrpcServiceEnvoyGrpc(cluster_name=picker.cluster if picker else PICKER_CLUSTER)
+    return GrpcService(envoy_grpc=service, initial_metadata=list(told))
 
 
 def _json_to_metadata(*, by_model: bool) -> JsonToMetadata:
