@@ -1,7 +1,7 @@
 """What a decision costs: microseconds of CPU a request, from the protobuf bytes of Envoy's messages to those of the reply.
 
-As `penstock run` has it, one decision in a hundred is recorded, and streams are asked for their usage; one row is what it costs
-where each one is recorded. The last but one is a pool that is full: the request joins those that wait, a slot becomes free, and the
+As `penstock run` has it, one decision in a hundred is recorded, and streams are asked for their usage (Envoy writes that into large
+bodies, and the picker into small ones); one row is what it costs where each one is recorded. The last but one is a pool that is full: the request joins those that wait, a slot becomes free, and the
 one whose turn it is is picked for. Figures are medians of batches, as others may use the machine too; what reading the same JSON
 takes by itself tells how fast it is.
 
@@ -39,6 +39,7 @@ SIZES = {"1 KB": 1 << 10, "64 KB": 64 << 10, "400 KB": 400 << 10}
 ENDPOINTS = (4, 100)
 SECONDS = 1.0  # of each case
 BLOCK = 64  # bytes: blocks of 16 tokens of 4
+AS_SERVED = {"ask_usage": True, "inserts": True}  # what the listeners of our own Envoys tell
 REF = ObjectRef("inference.networking.k8s.io", "InferencePool", "default", "pool")
 
 
@@ -177,7 +178,7 @@ def measure(size: int, endpoints: int, every: int = 100, *, events: bool = False
 
     def batch(first: int) -> None:
         for number in range(first, first + 5):
-            session = ExtProcSession(picker, pool.name, f"id-{number}", ask_usage=True)
+            session = ExtProcSession(picker, pool.name, f"id-{number}", **AS_SERVED)
             ask(session, different[number % len(different)])
             assert session.closed
 
@@ -195,7 +196,7 @@ def measure_full(size: int, endpoints: int, queue: int = 50) -> float:
     sessions: dict[str, ExtProcSession] = {}
 
     def arrive(number: int) -> None:
-        session = sessions[f"id-{number}"] = ExtProcSession(picker, pool.name, f"id-{number}", ask_usage=True)
+        session = sessions[f"id-{number}"] = ExtProcSession(picker, pool.name, f"id-{number}", **AS_SERVED)
         ask(session, different[number % 20])
         assert session.waiting is not None
 
