@@ -7,8 +7,8 @@ streams have one: without streaming the first byte is also the last.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
-from observability import catalogue as c
-from observability.fleet import handlers
+from observability import catalogue as c, fleet
+from observability.hub import Hub
 from observability.registry import Capped, Counter, Registry, Sample
 from observability.series import FOLD, SERVED, Requests
 from picker.facts import Decision, Outcome
@@ -37,7 +37,7 @@ def _failed(fact: Outcome, series: Requests) -> None:
 
 
 class Recorder:
-    """Subscribe `observe`; it takes every fact, ignores those it does not know, never blocks. For one event loop."""
+    """Have it `listen`; it never blocks. For one event loop."""
 
     def __init__(
         self, registry: Registry, *, models: Iterable[str] = (), cap: int = 200, endpoints: int = 2000
@@ -51,20 +51,14 @@ class Recorder:
         self._picks: dict[str, dict[str, Counter]] = {}  # by pool, by endpoint
         self._open: dict[str, Requests] = {}
         self._waits: dict[tuple[str, int, str], Callable[[float], None]] = {}
-        self._named: dict[str, Callable[..., None]] = {
-            "Decision": self.decision,
-            "Outcome": self.outcome,
-            **handlers(registry),
-        }
         overflows = registry.counter(c.LABEL_OVERFLOW_TOTAL)
         self._overflows = {label: overflows.bind(label=label) for label in c.CAPPED.values}
-        self._handlers: dict[type, Callable[..., None]] = {}
 
-    def observe(self, fact: object) -> None:
-        handler = self._handlers.get(type(fact))
-        if handler is None:
-            handler = self._handlers[type(fact)] = self._named.get(type(fact).__name__, _ignore)
-        handler(fact)
+    def listen(self, hub: Hub) -> None:
+        """To the facts of requests, and to those of the control plane."""
+        hub.on(Decision, self.decision)
+        hub.on(Outcome, self.outcome)
+        fleet.listen(hub, self._registry)
 
     def decision(self, fact: Decision) -> None:
         """One request was given endpoints."""
@@ -189,10 +183,6 @@ class Recorder:
         series = self._registry.counter(c.PICKS_TOTAL).bind(pool=pool, endpoint=name)
         picks[name] = series
         return series
-
-
-def _ignore(_fact: object) -> None:
-    """For the facts that others subscribe to."""
 
 
 def load_samples(

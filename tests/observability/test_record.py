@@ -8,6 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from observability import catalogue as c
 from observability.fleet import short_type
+from observability.hub import Hub
 from observability.record import Recorder, load_samples, model_samples
 from observability.registry import Distribution, Exemplar, Registry
 from picker.facts import Decision, Outcome, Reason, Refused
@@ -74,10 +75,10 @@ def observed_sum(registry: Registry, metric: c.Metric) -> float:
 
 
 def recorded(*facts: object, **options: object) -> Registry:
-    registry = Registry()
-    recorder = Recorder(registry, **options)
+    registry, hub = Registry(), Hub()
+    Recorder(registry, **options).listen(hub)
     for fact in facts:
-        recorder.observe(fact)
+        hub.tell(fact)
     return registry
 
 
@@ -172,10 +173,10 @@ def test_models_are_counted_where_the_server_says_them() -> None:
 def test_a_request_is_in_flight_from_its_decision_to_its_outcome() -> None:
     registry = Registry()
     recorder = Recorder(registry)
-    recorder.observe(DECISION)
+    recorder.decision(DECISION)
     assert total(registry, c.REQUESTS_INFLIGHT, model_name="llama") == 1
-    recorder.observe(OUTCOME)
-    recorder.observe(replace(OUTCOME, id="never decided"))
+    recorder.outcome(OUTCOME)
+    recorder.outcome(replace(OUTCOME, id="never decided"))
     assert total(registry, c.REQUESTS_INFLIGHT) == 0
 
 
@@ -226,7 +227,7 @@ def test_clients_cannot_make_series_without_end() -> None:
     registry = Registry()
     recorder = Recorder(registry, models=["m49"], cap=5)
     for outcome in many:
-        recorder.observe(outcome)
+        recorder.outcome(outcome)
     assert total(registry, c.REQUESTS_TOTAL) == 50
     assert total(registry, c.REQUESTS_TOTAL, model_name="other", target_model_name="other") == 44
     assert total(registry, c.REQUESTS_TOTAL, model_name="m49") == 1
@@ -241,10 +242,10 @@ def test_a_model_that_was_not_found_is_other() -> None:
 def test_an_endpoint_that_is_gone_leaves_no_series() -> None:
     registry = Registry()
     recorder = Recorder(registry)
-    recorder.observe(DECISION)
+    recorder.decision(DECISION)
     recorder.forget("10.0.0.1:8000")
     assert total(registry, c.PICKS_TOTAL) == 0
-    recorder.observe(DECISION)
+    recorder.decision(DECISION)
     assert total(registry, c.PICKS_TOTAL, endpoint="10.0.0.1:8000") == 1
 
 
@@ -311,8 +312,8 @@ def test_every_pool_pins_its_models_and_endpoints_that_are_gone_leave() -> None:
         assert recorder.models.admit(f"{name}-model") == f"{name}-model"
         assert recorder.models.admit(f"{name}-asked") == f"{name}-asked"
         assert recorder.targets.admit(f"{name}-target") == f"{name}-target"
-    recorder.observe(replace(DECISION, endpoints=("10.0.0.1:80",)))
-    recorder.observe(replace(DECISION, id="r2", endpoints=("10.0.0.2:80",)))
+    recorder.decision(replace(DECISION, endpoints=("10.0.0.1:80",)))
+    recorder.decision(replace(DECISION, id="r2", endpoints=("10.0.0.2:80",)))
     recorder.configured([pool("b", "10.0.0.2")])
     assert recorder.models.admit("a-model") == c.OTHER
     assert total(registry, c.PICKS_TOTAL) == total(registry, c.PICKS_TOTAL, endpoint="10.0.0.2:80") == 1
@@ -347,7 +348,7 @@ def test_a_traced_request_is_the_exemplar_of_its_buckets() -> None:
         replace(OUTCOME, trace=traced._replace(sampled=False), ttft=0.001),
         replace(OUTCOME, trace=traced._replace(trace_id="c" * 32), reason="upstream_5xx"),
     ):
-        recorder.observe(outcome)
+        recorder.outcome(outcome)
     found = {
         (reading.metric.name, *point.labels[4:]): [each for _, each in point.value.exemplars]
         for reading in registry.snapshot()
