@@ -1,5 +1,6 @@
-"""What recording costs: a streamed request (one Decision, one Outcome with every figure known) through the Recorder and the
-collecting of spans. As by default one request of 20 is traced: it has exemplars and spans; a line says what a traced one costs.
+"""What recording costs: a streamed request (one Decision, one Outcome with every figure known) told to the Recorder and the
+collecting of spans. As by default one request of 20 is traced: it has exemplars and spans; a line says what a traced one costs,
+another what is paid in a `penstock run` without options, where nobody collects spans.
 
 Run: python benchmarks/record.py [requests]. The last line is JSON. By default each of the 10 series gets as many requests as are put
 into buckets at once, so that this is paid for in every round.
@@ -10,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from opentelemetry.sdk.resources import Resource
@@ -17,9 +19,12 @@ from opentelemetry.sdk.resources import Resource
 from observability import catalogue as c
 from observability.exporters.prometheus import text
 from observability.exporters.spans import Spans
+from observability.hub import Hub
 from observability.record import Recorder
 from observability.registry import Registry
 from observability.series import FOLD
+from penstock.gateway import Gateway
+from penstock.settings import Settings
 from picker.facts import Decision, Outcome
 from picker.trace import NO_TRACE, Tracing
 
@@ -65,21 +70,20 @@ def best(run: Callable[[], int], rounds: int = 40) -> float:
 
 
 def main(count: int) -> None:
-    registry = Registry()
-    recorder = Recorder(registry, models=MODELS)
+    registry, hub = Registry(), Hub()
+    Recorder(registry, models=MODELS).listen(hub)
     out: Any = None  # nothing is sent here: the exporter's work is not the event loop's
     spans = Spans(out, Resource({}), registry, capacity=count)
+    spans.listen(hub)
+    gateway = Gateway(Settings(), Path("nowhere"))
     sampled, every = requests(count), requests(count, traced=1)
 
-    def record(facts: list[tuple[Decision, Outcome]]) -> int:
+    def record(facts: list[tuple[Decision, Outcome]], tell: Callable[[object], None] = hub.tell) -> int:
         while spans.take():
             pass  # as the exporter does
-        observe, collect = recorder.observe, spans.observe
         for decision, outcome in facts:
-            observe(decision)
-            collect(decision)
-            observe(outcome)
-            collect(outcome)
+            tell(decision)
+            tell(outcome)
         return len(facts)
 
     counter = registry.counter(c.XDS_PUSHES_TOTAL).bind(type_url="cds").inc
@@ -96,12 +100,14 @@ def main(count: int) -> None:
         return count
 
     us, traced = best(lambda: record(sampled)) * 1e6, best(lambda: record(every)) * 1e6
+    run = best(lambda: record(sampled, gateway.facts.tell)) * 1e6
     start = time.perf_counter()
     page = text(registry.snapshot())
     rendered = (time.perf_counter() - start) * 1e3
     print(f"counter.inc          {best(count_up) * 1e6:8.3f} us")
     print(f"histogram.observe    {best(observe_one) * 1e6:8.3f} us")
     print(f"snapshot and render  {rendered:8.1f} ms  ({len(page) / 1024:.0f} KiB)")
+    print(f"in penstock run      {run:8.3f} us")
     print(f"a traced request     {traced:8.3f} us")
     print(f"a request            {us:8.3f} us  (one decision and one outcome; one of 20 is traced)")
     print(json.dumps({"us_per_request": round(us, 3)}))

@@ -4,11 +4,8 @@ Field names are those of the OpenTelemetry semantic conventions (http, url, user
 `penstock.*` else; `severity`, `time`, `message`, `httpRequest` and the trace are the special fields of Cloud Logging, which its
 agents lift out of the line (source: Cloud Logging, structured logging). Errors are always logged, successes at a rate. The event
 loop never waits for the stream: what the buffer cannot hold is dropped and counted.
-
-Other facts join the log by `also`: decision records, say.
 """
 
-from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
@@ -24,11 +21,10 @@ _CLIENT = frozenset(
     {"client_cancelled", "shed_priority", "bad_request", "body_too_large", "model_not_found", "no_route"}
 )
 _CLIENT |= {"upstream_4xx"}
-Record = Callable[[Any], Mapping[str, Any] | None]
 
 
 class RequestLog:
-    """Subscribe `observe`, and run `lines`. For one event loop; only the writing itself is in a thread.
+    """Tell `outcome` each of them, and run `lines`. For one event loop; only the writing itself is in a thread.
 
     `rate` of the successes is logged, chosen by the request's id: every replica and every run choose alike. `capacity` is
     lines that wait for the stream. `project` makes trace ids links in Cloud Logging.
@@ -40,23 +36,10 @@ class RequestLog:
         self._below = int(rate * 2**64)
         self._project = project
         self.lines: Lines[bytes] = Lines(stream, b"".join, capacity, LOG_RECORDS_DROPPED_TOTAL)
-        self._records: dict[type, Record] = {Outcome: self._outcome}
 
-    def also(self, kind: type, record: "Record") -> None:
-        """Log facts of this type too: `record` makes the fields, or None for those that are not logged.
-
-        It is called on the event loop, and answers for what stands there: `clean` what clients choose, show no text of theirs.
-        """
-        self._records[kind] = record
-
-    def observe(self, fact: object) -> None:
-        make = self._records.get(type(fact))
-        if make is None or (found := make(fact)) is None:
-            return
-        self.lines.offer(orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE))
-
-    def _outcome(self, outcome: Outcome) -> Mapping[str, Any] | None:
-        return record(outcome, self._project) if self._wanted(outcome) else None
+    def outcome(self, fact: Outcome) -> None:
+        if self._wanted(fact):
+            self.lines.offer(line(fact, self._project))
 
     def _wanted(self, outcome: Outcome) -> bool:
         return bool(outcome.reason) or xxhash.xxh3_64_intdigest(outcome.id.encode()) < self._below

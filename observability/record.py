@@ -4,13 +4,14 @@ Definitions: time per output token = (duration - time to first token) / (output 
 streams have one: without streaming the first byte is also the last.
 """
 
+import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
-from observability import catalogue as c
-from observability.fleet import handlers
+from observability import catalogue as c, fleet
+from observability.hub import Hub
 from observability.registry import Capped, Counter, Registry, Sample
-from observability.series import FOLD, SERVED, Requests
+from observability.series import FOLD, SERVED, Requests, clamped
 from picker.facts import Decision, Outcome
 from picker.load import Load
 from picker.precise import Precise
@@ -29,15 +30,15 @@ def _failed(fact: Outcome, series: Requests) -> None:
     reason = fact.reason
     series.error(reason, fact.status)
     if fact.duration is not None:
-        series.failed(fact.duration)
+        series.failed.append(fact.duration)
     if fact.ttft is not None and reason in SERVED:
-        series.ttft(fact.ttft)
+        series.ttft.append(fact.ttft)
         if fact.streaming:
             series.aborts[SERVED[reason]].inc()
 
 
 class Recorder:
-    """Subscribe `observe`; it takes every fact, ignores those it does not know, never blocks. For one event loop."""
+    """Have it `listen`; it never blocks. For one event loop."""
 
     def __init__(
         self, registry: Registry, *, models: Iterable[str] = (), cap: int = 200, endpoints: int = 2000
@@ -51,91 +52,109 @@ class Recorder:
         self._picks: dict[str, dict[str, Counter]] = {}  # by pool, by endpoint
         self._open: dict[str, Requests] = {}
         self._waits: dict[tuple[str, int, str], Callable[[float], None]] = {}
-        self._named: dict[str, Callable[..., None]] = {
-            "Decision": self.decision,
-            "Outcome": self.outcome,
-            **handlers(registry),
-        }
         overflows = registry.counter(c.LABEL_OVERFLOW_TOTAL)
+        registry.settle(self._fold)
         self._overflows = {label: overflows.bind(label=label) for label in c.CAPPED.values}
-        self._handlers: dict[type, Callable[..., None]] = {}
 
-    def observe(self, fact: object) -> None:
-        handler = self._handlers.get(type(fact))
-        if handler is None:
-            handler = self._handlers[type(fact)] = self._named.get(type(fact).__name__, _ignore)
-        handler(fact)
+    def listen(self, hub: Hub) -> None:
+        """To the facts of requests, and to those of the control plane."""
+        hub.on(Decision, self.decision)
+        hub.on(Outcome, self.outcome)
+        fleet.listen(hub, self._registry)
 
     def decision(self, fact: Decision) -> None:
         """One request was given endpoints."""
         pool = fact.pool
         key = (pool, fact.model, fact.target_model, fact.priority, fact.streaming)
-        series = self._requests.get(key) or self._bind(key)
-        queue = fact.queue
-        series.schedule(fact.seconds - queue)
-        if queue:
+        try:
+            series = self._requests[key]
+        except KeyError:
+            series = self._bind(key)
+        seconds = fact.seconds
+        if queue := fact.queue:
             self._wait(pool, fact.priority, "dispatched", queue)
-        prompt = fact.prompt_tokens
-        if prompt:
-            series.ratio(fact.matched_tokens / prompt)
-        if fact.endpoints:
-            endpoint = fact.endpoints[0]
-            (series.endpoints.get(endpoint) or self._bind_endpoint(series.endpoints, pool, endpoint)).value += 1
-        opened = self._open
-        if len(opened) < _MAX_OPEN:
-            opened[fact.id] = series
-            series.inflight.value += 1
+            seconds -= queue
+        series.schedule.append(seconds)
+        if prompt := fact.prompt_tokens:
+            series.ratio.append(fact.matched_tokens / prompt)
+        if endpoints := fact.endpoints:
+            try:
+                picks = series.endpoints[endpoints[0]]
+            except KeyError:
+                picks = self._bind_endpoint(series.endpoints, pool, endpoints[0])
+            picks.value += 1
+        if len(self._open) < _MAX_OPEN:
+            self._open[fact.id] = series
 
     def outcome(self, fact: Outcome) -> None:
         """One request ended: exactly once per request, so requests_total is the number of outcomes."""
-        series = self._open.pop(fact.id, None)
-        if series is not None:  # the labels of an outcome are those of its decision: found once, used twice
-            series.inflight.value -= 1
-        else:
-            key = (fact.pool, fact.model, fact.target_model, fact.priority, fact.streaming)
-            series = self._requests.get(key) or self._bind(key, new=fact.reason not in _NAMELESS)
-            if fact.queue and not fact.endpoint:
-                self._wait(fact.pool, fact.priority, "refused", fact.queue)
-        total = series.total.value = series.total.value + 1
-        if not total % FOLD:
+        # The labels of an outcome are those of its decision: found once, used twice.
+        series = self._open.pop(fact.id, None) or self._undecided(fact)
+        ended = series.ended = series.ended + 1
+        if ended >= FOLD:
             series.fold()
-        if fact.request_bytes:
-            series.request_size(fact.request_bytes)
-        if fact.response_bytes:
-            series.response_size(fact.response_bytes)
+        if size := fact.request_bytes:
+            series.request_size.append(size)
+        if size := fact.response_bytes:
+            series.response_size.append(size)
         if fact.trace[3]:  # sampled
             series.exemplify(fact)
-        output = fact.output_tokens
-        if output is not None:  # the server sent its usage
-            series.output.value += output
-            series.output_size(output)
-            read, cached, predicted = fact.input_tokens, fact.cached_tokens, fact.predicted_cached_tokens
-            if read:
-                series.input.value += read
-                series.input_size(read)
+        if (output := fact.output_tokens) is not None:  # the server sent its usage
+            series.output.append(output)
+            if read := fact.input_tokens:
+                series.input.append(read)
+            cached, predicted = fact.cached_tokens, fact.predicted_cached_tokens
             if cached is not None:
                 series.cached.value += cached
                 if predicted is not None:
-                    (series.over if predicted >= cached else series.under)(abs(predicted - cached))
+                    if predicted >= cached:
+                        series.over.append(predicted - cached)
+                    else:
+                        series.under.append(cached - predicted)
         if fact.reason:
             _failed(fact, series)
             return
         duration, ttft = fact.duration, fact.ttft
         if duration is not None:
-            series.duration(duration)
+            series.duration.append(duration)
         if ttft is not None:
-            series.ttft(ttft)
-            sent = fact.sent
-            if sent is not None and duration is not None:
-                series.staged(fact, sent, ttft, duration)
-                if fact.streaming and ttft > sent:
-                    series.upstream(ttft - sent)
-        if output is None:
-            series.missing.value += 1 if fact.model else 0
-        elif output > 1 and fact.streaming and duration is not None and ttft is not None:
-            seconds = (duration - ttft) / (output - 1)
-            if seconds >= 0.0:  # a sum that shrinks would look like a restart
-                series.tpot(seconds)
+            series.ttft.append(ttft)
+        if output is None and fact.model:
+            series.missing.value += 1
+        if duration is None or ttft is None:
+            return
+        streamed = duration - ttft
+        if (sent := fact.sent) is not None:
+            deciding, scheduled, received = fact.queue or 0.0, fact.schedule, fact.received or 0.0
+            gateway, upstream = sent - deciding - received, ttft - sent
+            if upstream > 0.0 and fact.streaming:
+                series.upstream.append(upstream)
+            if gateway < 0.0 or deciding < scheduled or upstream < 0.0:
+                received, deciding, scheduled, gateway, upstream = clamped(received, deciding, scheduled, sent, ttft)
+            receive, queue, schedule, between, serve, stream = series.stages
+            receive.value += received
+            queue.value += deciding - scheduled
+            schedule.value += scheduled
+            between.value += gateway
+            serve.value += upstream
+            stream.value += streamed
+        if output is not None and output > 1 and streamed >= 0.0 and fact.streaming:
+            series.tpot.append(streamed / (output - 1))  # a sum that shrinks would look like a restart
+
+    def _undecided(self, fact: Outcome) -> Requests:
+        """The series of a request that no decision is known of."""
+        if fact.queue and not fact.endpoint:
+            self._wait(fact.pool, fact.priority, "refused", fact.queue)
+        key = (fact.pool, fact.model, fact.target_model, fact.priority, fact.streaming)
+        return self._requests.get(key) or self._bind(key, new=fact.reason not in _NAMELESS)
+
+    def _fold(self) -> None:
+        """Before every snapshot."""
+        for series in self._requests.values():
+            series.fold()
+            series.inflight.set(0)
+        for series, count in collections.Counter(self._open.values()).items():
+            series.inflight.inc(count)  # streams and others are one series
 
     def configured(self, pools: Iterable[Pool]) -> None:
         """The pools that exist now: their names of models always are labels, and endpoints that are gone are none."""
@@ -189,10 +208,6 @@ class Recorder:
         series = self._registry.counter(c.PICKS_TOTAL).bind(pool=pool, endpoint=name)
         picks[name] = series
         return series
-
-
-def _ignore(_fact: object) -> None:
-    """For the facts that others subscribe to."""
 
 
 def load_samples(

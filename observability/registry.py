@@ -73,16 +73,12 @@ class Distribution:
 
 
 class Histogram:
-    """`pending` are observations that are in no bucket yet: appending is the cheapest that can be done on a request's path.
+    """`take` is for those who keep observations until there are many: half the cost of `observe` for each."""
 
-    Whoever appends there calls `fold` now and then, which sorts many at once: half the cost of one after the other.
-    """
-
-    __slots__ = ("_counts", "_sum", "bounds", "exemplars", "pending")
+    __slots__ = ("_counts", "_sum", "bounds", "exemplars")
 
     def __init__(self, metric: Metric) -> None:
         self.bounds = metric.buckets
-        self.pending: list[float] = []
         self.exemplars: dict[int, tuple[float, str, str, float]] = {}
         self._counts = [0] * (len(metric.buckets) + 1)
         self._sum = 0.0
@@ -91,27 +87,28 @@ class Histogram:
         self._counts[bisect_left(self.bounds, value)] += 1  # a value equal to a bound is in its bucket: `le`
         self._sum += value
 
-    def fold(self) -> None:
-        """Put what is pending into its buckets."""
-        pending, counts = self.pending, self._counts
-        if not pending:
+    def take(self, values: list[float]) -> None:
+        """Observe all of them; they are sorted for that, and gone then."""
+        if not values:
             return
-        self._sum += sum(pending)
-        pending.sort()
-        below = 0
-        for at, bound in enumerate(self.bounds):
-            upto = bisect_right(pending, bound, below)
-            counts[at] += upto - below
-            below = upto
-        counts[-1] += len(pending) - below
-        pending.clear()
+        self._sum += sum(values)
+        values.sort()
+        counts, end, done = self._counts, len(values), 0
+        first = bisect_left(self.bounds, values[0])
+        for at, bound in enumerate(self.bounds[first:], first):
+            upto = bisect_right(values, bound, done)
+            counts[at] += upto - done
+            done = upto
+            if done == end:
+                break
+        counts[-1] += end - done
+        values.clear()
 
     def exemplify(self, value: float, trace_id: str, span_id: str, time: float) -> None:
         """Beside `observe`, for the few observations that have a trace: the others pay nothing."""
         self.exemplars[bisect_left(self.bounds, value)] = (value, trace_id, span_id, time)
 
     def read(self) -> Distribution:
-        self.fold()
         if not self.exemplars:
             return Distribution(tuple(self._counts), self._sum)
         found = ((at, Exemplar(*self.exemplars[at])) for at in sorted(self.exemplars))
@@ -175,6 +172,7 @@ class Registry:
         self._gauges: dict[str, Family[Gauge]] = {}
         self._histograms: dict[str, Family[Histogram]] = {}
         self._collectors: list[Callable[[], Iterable[Sample]]] = []
+        self._folds: list[Callable[[], None]] = []
 
     def counter(self, metric: Metric) -> Family[Counter]:
         self._check(metric, "counter")
@@ -195,6 +193,10 @@ class Registry:
         """Ask `collector` at every snapshot: what it no longer yields is gone, so an endpoint's gauges leave with it."""
         self._collectors.append(collector)
 
+    def settle(self, fold: Callable[[], None]) -> None:
+        """Call `fold` before every snapshot: whoever keeps something back adds it then, so that no reader can miss it."""
+        self._folds.append(fold)
+
     def drop(self, label: str, value: str) -> None:
         """Forget every series in which `label` is `value`, e.g. an endpoint that is gone. Holders must bind again."""
         for family in self._families():
@@ -205,6 +207,8 @@ class Registry:
 
     def snapshot(self) -> tuple[Reading, ...]:
         """Every series now, sorted by name and labels: equal states give equal snapshots."""
+        for fold in self._folds:
+            fold()
         found: dict[str, dict[tuple[str, ...], float | Distribution]] = {}
         for family in self._families():
             found[family.metric.name] = {values: series.read() for values, series in family.series.items()}

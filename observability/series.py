@@ -4,7 +4,7 @@ Observations are appended and sorted into buckets many at a time (`fold`): half 
 an error is that of `CLASSES`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from observability import catalogue as c
@@ -40,12 +40,16 @@ FOLD = 256  # requests until observations are put into their buckets; a scrape d
 
 
 class Requests:
-    """The series of one (pool, model, target model, priority, streaming). `endpoints` counts the pool's picks, by first choice."""
+    """The series of one (pool, model, target model, priority, streaming). `endpoints` counts the pool's picks, by first choice.
+
+    What is a list here waits for `fold`: one append is the cheapest that can be done on a request's path.
+    """
 
     __slots__ = (
-        *("_base", "_errors", "_histograms", "_registry", "aborts", "cached", "duration", "endpoints", "failed"),
-        *("inflight", "input", "input_size", "missing", "output", "output_size", "over", "ratio", "request_size"),
-        *("response_size", "schedule", "stages", "total", "tpot", "traced", "ttft", "under", "upstream"),
+        *("_base", "_errors", "_input", "_output", "_registry", "_taken", "_total"),
+        *("aborts", "cached", "duration", "ended", "endpoints", "failed", "inflight", "input", "missing", "output"),
+        *("over", "ratio", "request_size", "response_size", "schedule", "stages", "tpot", "traced", "ttft", "under"),
+        "upstream",
     )
 
     def __init__(
@@ -55,39 +59,45 @@ class Requests:
         tokens, stages = registry.counter(c.TOKENS_TOTAL), registry.counter(c.STAGE_SECONDS_TOTAL)
         aborts = registry.counter(c.STREAM_ABORTS_TOTAL)
         pool, model = base["pool"], base["model_name"]
-        self._histograms: list[Histogram] = []
-        self.total = registry.counter(c.REQUESTS_TOTAL).bind(**base)
+        self._registry, self._base = registry, base
+        self._taken: list[tuple[list[float], Histogram]] = []
+        self._total = registry.counter(c.REQUESTS_TOTAL).bind(**base)
+        self.ended = 0  # requests that are not in `_total` yet
         self.inflight = registry.gauge(c.REQUESTS_INFLIGHT).bind(**base)
         self.missing = registry.counter(c.MISSING_USAGE_TOTAL).bind(**base)
-        self.input, self.cached, self.output = (tokens.bind(**base, type=kind) for kind in c.TOKEN_TYPE.values)
+        self._input, self.cached, self._output = (tokens.bind(**base, type=kind) for kind in c.TOKEN_TYPE.values)
         self.stages = tuple(stages.bind(**base, stage=name) for name in c.STAGE.values)
         self.aborts = {by: aborts.bind(**base, by=by) for by in c.ABORTED_BY.values}
         self.endpoints = endpoints
-        self._registry, self._base = registry, base
         self._errors: dict[tuple[str, int], Counter] = {}
         self.duration = self._later(c.REQUEST_DURATION_SECONDS, **base, outcome="ok")
         self.failed = self._later(c.REQUEST_DURATION_SECONDS, **base, outcome="error")
         self.ttft = self._later(c.TIME_TO_FIRST_TOKEN_SECONDS, **base, streaming="true" if streaming else "false")
-        self.traced = tuple(each.exemplify for each in self._histograms)
+        self.traced = tuple(histogram.exemplify for _, histogram in self._taken)
         self.upstream = self._later(c.UPSTREAM_TIME_TO_FIRST_TOKEN_SECONDS, **base)
         self.tpot = self._later(c.TIME_PER_OUTPUT_TOKEN_SECONDS, **base)
         self.request_size = self._later(c.REQUEST_SIZE_BYTES, **base)
         self.response_size = self._later(c.RESPONSE_SIZE_BYTES, **base)
-        self.input_size = self._later(c.REQUEST_INPUT_TOKENS, **base)
-        self.output_size = self._later(c.REQUEST_OUTPUT_TOKENS, **base)
+        self.input = self._later(c.REQUEST_INPUT_TOKENS, **base)
+        self.output = self._later(c.REQUEST_OUTPUT_TOKENS, **base)
         self.schedule = self._later(c.SCHEDULE_DURATION_SECONDS, pool=pool)
         self.ratio = self._later(c.PREFIX_MATCH_RATIO, pool=pool, model_name=model)
         self.over = self._later(c.PREFIX_PREDICTION_ERROR_TOKENS, pool=pool, direction="over")
         self.under = self._later(c.PREFIX_PREDICTION_ERROR_TOKENS, pool=pool, direction="under")
 
-    def _later(self, metric: c.Metric, **labels: str) -> Callable[[float], None]:
-        found = self._registry.histogram(metric).bind(**labels)
-        self._histograms.append(found)
-        return found.pending.append
+    def _later(self, metric: c.Metric, **labels: str) -> list[float]:
+        found: list[float] = []
+        self._taken.append((found, self._registry.histogram(metric).bind(**labels)))
+        return found
 
     def fold(self) -> None:
-        for each in self._histograms:
-            each.fold()
+        """Add what waits to its series."""
+        self._total.value += self.ended
+        self.ended = 0
+        self._input.value += sum(self.input)
+        self._output.value += sum(self.output)
+        for values, histogram in self._taken:
+            histogram.take(values)
 
     def error(self, reason: Reason, status: int) -> None:
         found = self._errors.get((reason, status))
@@ -107,20 +117,15 @@ class Requests:
         if fact.ttft is not None and (not reason or reason in SERVED):
             first(fact.ttft, trace.trace_id, trace.span_id, fact.time + fact.ttft)
 
-    def staged(self, fact: Outcome, sent: float, ttft: float, duration: float) -> None:
-        """The seconds of one request, stage by stage. Their sum is its duration, whatever two clocks say of each other."""
-        deciding, scheduled, received = fact.queue or 0.0, fact.schedule, fact.received or 0.0
-        gateway = sent - deciding - received
-        if gateway < 0.0 or deciding < scheduled or sent > ttft:
-            sent = min(sent, ttft)
-            deciding = min(deciding, sent)
-            scheduled = min(scheduled, deciding)
-            received = min(received, sent - deciding)
-            gateway = sent - deciding - received
-        receive, queue, schedule, between, upstream, stream = self.stages
-        receive.value += received
-        queue.value += deciding - scheduled
-        schedule.value += scheduled
-        between.value += gateway
-        upstream.value += ttft - sent
-        stream.value += duration - ttft
+
+def clamped(
+    received: float, deciding: float, scheduled: float, sent: float, ttft: float
+) -> tuple[float, float, float, float, float]:
+    """(received, deciding, scheduled, gateway, upstream) where two clocks contradict each other: none is negative, and the sum of the
+    stages is the duration all the same. Seconds.
+    """
+    sent = min(sent, ttft)
+    deciding = min(deciding, sent)
+    scheduled = min(scheduled, deciding)
+    received = min(received, sent - deciding)
+    return received, deciding, scheduled, sent - deciding - received, ttft - sent

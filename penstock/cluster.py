@@ -16,12 +16,13 @@ from typing import Any
 
 import grpc
 
+from observability.hub import Hub
 from penstock.process import UserError
 from penstock.settings import Kubernetes
 from xds_server import authority
 from xds_server.admission import Admission, Identify, admitted
 from xds_server.bootstrap import Trust
-from xds_server.facts import Acked, Disconnected, Nacked, NodeStatus
+from xds_server.facts import Acked, Disconnected, Nacked, NodeStatus, Observe
 from xds_server.identity import Account
 from xds_server.infrastructure import Infrastructure, fleet_of, manifests, owners, resource_name, trust
 from xds_server.kubernetes.access import Access, AccessError, load
@@ -51,7 +52,6 @@ AUTHORITY = "penstock-authority"  # the Secret
 LEASE = "penstock"
 _LINGER = 300.0  # seconds
 _ATTACHED = frozenset({"ServiceAccount", "ConfigMap"})
-Observe = Callable[[object], None]
 
 
 @dataclass(slots=True)
@@ -85,8 +85,15 @@ class Joined:
                 f"no route of Gateway {fleet} leads to InferencePool {pool or '(none)'}",
             )
 
-    def observe(self, fact: object) -> None:
-        if isinstance(fact, Nacked) or (self.refusing and isinstance(fact, Acked | Disconnected)):
+    def listen(self, hub: Hub) -> None:
+        """Statuses tell what proxies refuse."""
+        hub.on(Nacked, lambda _: self.changed.set())
+        hub.on(Acked, self._may_take)
+        hub.on(Disconnected, self._may_take)
+
+    def _may_take(self, _: Acked | Disconnected) -> None:
+        """One that refused something may have been the last."""
+        if self.refusing:
             self.changed.set()
 
 

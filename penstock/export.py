@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from observability.exporters.push import FLOOR, Door, Push
+from observability.hub import Hub
 from observability.registry import Registry
 from penstock.process import UserError
 from penstock.settings import Export, Settings
@@ -31,10 +32,10 @@ _SAMPLERS: Mapping[str, tuple[bool, float | None]] = {
 
 @dataclass(frozen=True, slots=True)
 class Exporting:
-    """What is to run, and who is to be told of facts."""
+    """What is to run, and what is to listen to facts."""
 
     work: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()
-    observe: tuple[Callable[[object], None], ...] = ()
+    listen: tuple[Callable[[Hub], None], ...] = ()
 
 
 def options(command: argparse.ArgumentParser, share: Callable[[str], float]) -> None:
@@ -144,7 +145,7 @@ async def opened(settings: Settings, registry: Registry) -> Exporting:
         found = await _cloud_monitoring(given, registry, began, instance, cluster.namespace if cluster else "")
     if "otlp" in given.doors:
         otlp = _otlp(given, registry, began, instance)
-        found = Exporting(found.work + otlp.work, found.observe + otlp.observe)
+        found = Exporting(found.work + otlp.work, found.listen + otlp.listen)
     return found
 
 
@@ -190,7 +191,7 @@ def _otlp(settings: Export, registry: Registry, began: float, instance: str) -> 
         }
     )
     work: list[Callable[[], Coroutine[Any, Any, None]]] = []
-    observe: list[Callable[[object], None]] = []
+    listen: list[Callable[[Hub], None]] = []
     try:
         if os.environ.get("OTEL_METRICS_EXPORTER") != "none":
             door = otlp.Otlp(otlp.exporter("metric"), described, began)
@@ -198,7 +199,7 @@ def _otlp(settings: Export, registry: Registry, began: float, instance: str) -> 
         if settings.tracing.ratio is not None:
             spans = Spans(otlp.exporter("trace"), described, registry)
             work.append(spans.run)
-            observe.append(spans.observe)
+            listen.append(spans.listen)
     except (otlp.UnknownProtocol, otlp.ShadowedPackage, ValueError, OSError) as error:
         raise UserError(f"--export otlp: {error}") from error
-    return Exporting(tuple(work), tuple(observe))
+    return Exporting(tuple(work), tuple(listen))

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from observability import catalogue, usage
 from observability.decisions import Decisions
+from observability.hub import Hub
 from observability.record import Recorder, load_samples, model_samples, precise_samples
 from observability.registry import Registry, Sample
 from penstock import autoscaling, envoy
-from penstock.report import Report
+from penstock.report import Report, log_facts
 from penstock.settings import Settings
 from picker import own_scorers
 from picker.exporters import Exporters, measured
@@ -24,11 +25,10 @@ from picker.picker import Picker
 from picker.scrape import Scraper
 from picker.signals import Signals
 from picker.tokenizer import Tokenizer
-from xds_server.facts import Acked, Nacked
+from xds_server.facts import Acked, Nacked, Reconciled
 from xds_server.latest import Latest
 from xds_server.model.graph import EVERYTHING, Graph, Pool
 from xds_server.model.objects import ClusterState
-from xds_server.reconcile import Reconciled
 from xds_server.snapshot import EDS, LDS, RDS, Snapshot
 from xds_server.sources import files
 
@@ -36,11 +36,10 @@ _HEARD = 0.02  # seconds until the sessions have seen a new snapshot
 _LISTED = 0.5  # seconds that a slow model server may keep the others waiting at the start
 _TOLD = 1.0  # seconds that a slow proxy may keep the others waiting
 _STALE = 10.0  # seconds: twice the slowest scrape, then an endpoint's figures count as stale in the metrics
-Observe = Callable[[object], None]
 
 
 class Gateway:
-    """One running gateway. `watch` adds a subscriber of facts."""
+    """One running gateway. `facts` tells who listens what happens."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
@@ -71,8 +70,8 @@ class Gateway:
         located = [partial(files.located, directory=settings.manifests)] if settings.manifests else []
         self.report = Report(self.graphs, self.snapshots, self.picker, self.signals, *located)
         self.report.note = self.tokenizer.note
-        self._observers: list[Observe] = [self.recorder.observe, self.report.observe, self.kv_events.observe]
-        self._duration = self.registry.histogram(catalogue.TRANSLATE_DURATION_SECONDS).bind()
+        self.facts = Hub()
+        self._listen()
         self.registry.collect(self._samples)
         self.registry.collect(usage.collect)
         self.autoscaling = autoscaling.Autoscaling(self.picker, self.graphs, self.registry)
@@ -97,24 +96,27 @@ class Gateway:
         telemetry = f", telemetry http://{settings.telemetry}/metrics and /status" if settings.telemetry else ""
         return f"gateway {listeners}{admin}{telemetry}"
 
-    def watch(self, observe: Observe) -> None:
-        self._observers.append(observe)
+    def _listen(self) -> None:
+        """Those who always do; run.py adds others."""
+        durations = self.registry.histogram(catalogue.TRANSLATE_DURATION_SECONDS).bind()
+        self.facts.on(Reconciled, lambda fact: durations.observe(fact.seconds))
+        self.facts.on(Acked, self._took)
+        self.facts.on(Nacked, self._took)
+        self.recorder.listen(self.facts)
+        log_facts(self.facts)
+        self.facts.on(Outcome, self.kv_events.observe)
 
-    def observe(self, fact: object) -> None:
-        if isinstance(fact, Reconciled):
-            self._duration.observe(fact.seconds)
-        elif isinstance(fact, Acked | Nacked):
-            self._answered.set()
-            if fact.type_url == self._last_type():
-                self.programmed.set()
-        for each in self._observers:
-            each(fact)
+    def _took(self, fact: Acked | Nacked) -> None:
+        """A proxy took something, or refused it."""
+        self._answered.set()
+        if fact.type_url == self._last_type():
+            self.programmed.set()
 
     def asked(self, fact: object) -> None:
         """The picker was asked: a Decision, or the Outcome of a request that it answered itself."""
         if isinstance(fact, Outcome):
             self.signals.reported(fact)
-        self.observe(fact)
+        self.facts.tell(fact)
         if isinstance(fact, Decision) and (entry := self.signals.early(fact)) is not None:
             self.ended(entry)  # the client had left already
 
@@ -127,7 +129,7 @@ class Gateway:
         """A request ended, says Envoy."""
         outcome = self.signals.finished(entry)
         if outcome is not None:
-            self.observe(outcome)
+            self.facts.tell(outcome)
         self.wake()
 
     def opens(self, graph: Graph) -> bool:

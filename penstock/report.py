@@ -9,6 +9,7 @@ from typing import Any
 
 from observability import catalogue
 from observability.fleet import short_type
+from observability.hub import Hub
 from observability.registry import Sample
 from penstock.topology import topology
 from picker import ranks
@@ -17,7 +18,7 @@ from picker.precise import Feed
 from picker.served import Served
 from picker.signals import Signals
 from xds_server import status
-from xds_server.facts import Nacked, NodeStatus
+from xds_server.facts import Nacked, NodeStatus, ReconcileFailed
 from xds_server.kubernetes.facts import (
     KindsChanged,
     LeadershipChanged,
@@ -30,7 +31,6 @@ from xds_server.kubernetes.facts import (
 from xds_server.latest import Latest
 from xds_server.model.graph import Graph
 from xds_server.model.objects import Problem
-from xds_server.reconcile import ReconcileFailed
 from xds_server.server import Fleets
 
 log = logging.getLogger("penstock")
@@ -41,7 +41,7 @@ _LOCATED = (
 
 
 class Report:
-    """One per gateway; reads what the parts publish, owns nothing but what it has told. `observe` subscribes to facts."""
+    """One per gateway; reads what the parts publish, owns nothing but what it has told."""
 
     def __init__(
         self,
@@ -120,29 +120,6 @@ class Report:
         for state in catalogue.CLIENT_STATE.values:
             yield Sample(catalogue.XDS_CLIENTS, {"state": state}, states[state])
 
-    def observe(self, fact: object) -> None:
-        """What an operator wants to read of a fact, if anything."""
-        match fact:
-            case Nacked():
-                who = ", ".join(fact.blamed) or "a resource"
-                log.error("proxy %s refused %s (%s): %s", fact.node.id, who, short_type(fact.type_url), fact.error)
-            case ReconcileFailed():
-                log.error("our mistake; what was published before stays in effect: %s", fact.traceback)
-            case WatchFailed():
-                log.warning("%s is not watched, again in %.1f s: %s", fact.resource, fact.delay, fact.message)
-            case StatusFailed():
-                log.warning("status of %s, again in %.1f s: %s", fact.ref, fact.delay, fact.message)
-            case ProvisionFailed():
-                log.error("Envoys of Gateway %s, again in %.1f s: %s", fact.fleet, fact.delay, fact.message)
-            case Provisioned():
-                log.info("Envoys of Gateway %s are as they should be", fact.fleet)
-            case LeadershipChanged():
-                log.info("%s Lease %s", "we hold" if fact.leading else "we have lost", fact.lease)
-            case LeaseFailed():
-                log.warning("Lease %s: %s", fact.lease, fact.message)
-            case KindsChanged():
-                log.info("watching %s", ", ".join(fact.served))
-
     def _pool(self, name: str) -> dict[str, Any]:
         now = time.monotonic()
         loads = self._signals.loads(name)
@@ -172,6 +149,38 @@ class Report:
                 for endpoint, load in sorted(loads.items())
             },
         }
+
+
+def log_facts(hub: Hub) -> None:
+    """A line for each fact that an operator wants to read."""
+    hub.on(Nacked, _refused)
+    hub.on(
+        ReconcileFailed,
+        lambda fact: log.error("our mistake; what was published before stays in effect: %s", fact.traceback),
+    )
+    hub.on(
+        WatchFailed,
+        lambda fact: log.warning("%s is not watched, again in %.1f s: %s", fact.resource, fact.delay, fact.message),
+    )
+    hub.on(
+        StatusFailed, lambda fact: log.warning("status of %s, again in %.1f s: %s", fact.ref, fact.delay, fact.message)
+    )
+    hub.on(
+        ProvisionFailed,
+        lambda fact: log.error("Envoys of Gateway %s, again in %.1f s: %s", fact.fleet, fact.delay, fact.message),
+    )
+    hub.on(Provisioned, lambda fact: log.info("Envoys of Gateway %s are as they should be", fact.fleet))
+    hub.on(
+        LeadershipChanged,
+        lambda fact: log.info("%s Lease %s", "we hold" if fact.leading else "we have lost", fact.lease),
+    )
+    hub.on(LeaseFailed, lambda fact: log.warning("Lease %s: %s", fact.lease, fact.message))
+    hub.on(KindsChanged, lambda fact: log.info("watching %s", ", ".join(fact.served)))
+
+
+def _refused(fact: Nacked) -> None:
+    who = ", ".join(fact.blamed) or "a resource"
+    log.error("proxy %s refused %s (%s): %s", fact.node.id, who, short_type(fact.type_url), fact.error)
 
 
 def _state(found: NodeStatus) -> str:

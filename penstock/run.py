@@ -32,6 +32,7 @@ from penstock.gateway import Gateway
 from penstock.process import UserError
 from penstock.settings import Kubernetes, Settings
 from picker.completions import access_log_handler
+from picker.facts import Outcome
 from picker.server import Address, ExtProcServer
 from xds_server import server as ads
 from xds_server.bootstrap import bootstrap
@@ -55,8 +56,8 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
         await _serve_picker(gateway, stack, cluster)
         await _serve_telemetry(gateway, stack)
         exporting = await export.opened(settings, gateway.registry)
-        for observe in exporting.observe:
-            gateway.watch(observe)
+        for listen in exporting.listen:
+            listen(gateway.facts)
         telling = await stack.enter_async_context(gateway.autoscaling.serving(settings, folder, cluster))
         logs = _logs(gateway, stack)
         tasks = await stack.enter_async_context(_cancelled())  # ends first: the last lines are written to an open file
@@ -67,7 +68,7 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
                 gateway.graphs,
                 gateway.snapshots,
                 plane,
-                gateway.observe,
+                gateway.facts.tell,
                 settings.pace,
                 IN_CLUSTER if cluster else MERGED,
             ),
@@ -102,7 +103,7 @@ def _logs(gateway: Gateway, stack: AsyncExitStack) -> list[Lines[Any]]:
     if settings.request_log:
         stream = stack.enter_context(_stream(settings.request_log))
         requests = RequestLog(stream, rate=settings.request_log_rate, project=project)
-        gateway.watch(requests.observe)
+        gateway.facts.on(Outcome, requests.outcome)
         found.append(requests.lines)
     if settings.decisions:
         decisions = DecisionLog(stack.enter_context(_stream(settings.decisions)), project=project)
@@ -114,8 +115,8 @@ def _logs(gateway: Gateway, stack: AsyncExitStack) -> list[Lines[Any]]:
 
 
 async def _join(gateway: Gateway, settings: Kubernetes, stack: AsyncExitStack) -> Joined:
-    found = await stack.enter_async_context(joined(settings, gateway.states, gateway.graphs, gateway.observe))
-    gateway.watch(found.observe)
+    found = await stack.enter_async_context(joined(settings, gateway.states, gateway.graphs, gateway.facts.tell))
+    found.listen(gateway.facts)
     return found
 
 
@@ -189,7 +190,7 @@ async def _serve_xds(gateway: Gateway, stack: AsyncExitStack, xds: str, cluster:
     credentials, identify = (cluster.credentials(), cluster.identify) if cluster else (None, None)
     with _binding("--xds", ", ".join(addresses)):
         server = await stack.enter_async_context(
-            ads.serve(addresses, gateway.snapshots, gateway.observe, credentials=credentials, identify=identify)
+            ads.serve(addresses, gateway.snapshots, gateway.facts.tell, credentials=credentials, identify=identify)
         )
     gateway.report.proxies = server.fleet
     if cluster:
@@ -263,7 +264,7 @@ async def _heal(gateway: Gateway, every: float = 5.0) -> None:
     while True:
         await asyncio.sleep(every)
         for outcome in gateway.signals.expired(time.monotonic()):
-            gateway.observe(outcome)
+            gateway.facts.tell(outcome)
             gateway.wake()
 
 

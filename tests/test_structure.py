@@ -13,7 +13,6 @@ ELSEWHERE = {
     "observability/document.py": "tests/observability/test_catalogue.py",
     "observability/log.py": "tests/observability/test_request_log.py",
     "observability/metric.py": "tests/observability/test_catalogue.py",
-    "observability/series.py": "tests/observability/test_record.py",
     "observability/server.py": "tests/observability/test_metrics_server.py",
     "penstock/__main__.py": "tests/penstock/test_cli.py",
     "penstock/arguments.py": "tests/penstock/test_cli.py",

@@ -1,4 +1,4 @@
-"""What an ADS session takes, gives and reports: plain frozen values.
+"""What an ADS session takes, gives and reports, and what reconcile reports: plain frozen values.
 
 Source: Envoy `service.discovery.v3`. `wire.py` is the only place that knows the messages; observability subscribes to the facts.
 """
@@ -103,6 +103,23 @@ class Disconnected:
 
     node: Node
     delta: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """A state became a snapshot."""
+
+    seconds: float
+    objects: int
+    problems: int
+    resources: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileFailed:
+    """A stage raised: our mistake. What was published before stays in effect."""
+
+    traceback: str
 
 
 Fact = Pushed | Acked | Nacked | Overdue | Connected | Disconnected

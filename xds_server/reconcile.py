@@ -7,11 +7,12 @@ before the first state: `Latest` holds none. Compare Contour's event handler (ho
 import asyncio
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from xds_server import resolve, translate
+from xds_server.facts import Observe, Reconciled, ReconcileFailed
 from xds_server.latest import Latest
 from xds_server.model.graph import Graph
 from xds_server.model.objects import ClusterState, HTTPRoute
@@ -31,29 +32,12 @@ class Pace:
     ceiling: float = 1.0  # but no longer than this
 
 
-@dataclass(frozen=True, slots=True)
-class Reconciled:
-    """A state became a snapshot."""
-
-    seconds: float
-    objects: int
-    problems: int
-    resources: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReconcileFailed:
-    """A stage raised: our mistake. What was published before stays in effect."""
-
-    traceback: str
-
-
 async def reconcile(
     states: Latest[ClusterState],
     graphs: Latest[Graph],
     snapshots: Latest[Mapping[str, Snapshot]],
     plane: DataPlane,
-    observe: Callable[[object], None],
+    observe: Observe,
     pace: Pace = Pace(),
     setting: Setting = MERGED,
 ) -> None:

@@ -23,6 +23,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from observability.exporters.otlp import SCOPE, nanos
 from observability.exporters.push import LAST, Account, Tally, log
+from observability.hub import Hub
 from observability.log import clean, is_clients
 from observability.registry import Registry
 from picker import trace
@@ -38,7 +39,6 @@ _OPERATIONS = {
     "/completions": "text_completion",
     "/embeddings": "embeddings",
 }
-_TRACED = (Decision, Outcome)
 Ended = tuple[Decision | None, Outcome]
 
 
@@ -50,7 +50,7 @@ class Exporter(Protocol):
 
 
 class Spans:
-    """Subscribe `observe`, and run `run` in a TaskGroup. For one event loop; spans are built and sent in a thread.
+    """Have it `listen`, and run `run` in a TaskGroup. For one event loop; spans are built and sent in a thread.
 
     `capacity` is requests that wait for the exporter, `batch` those of one message, `delay` seconds between two looks.
     """
@@ -72,15 +72,19 @@ class Spans:
         self._ended: deque[Ended] = deque()
         self._account = Account(registry, "otlp", "traces")
 
-    def observe(self, fact: object) -> None:
-        if isinstance(fact, _TRACED) and fact.trace.sampled:
-            self._keep(fact)
+    def listen(self, hub: Hub) -> None:
+        hub.on(Decision, self.decision)
+        hub.on(Outcome, self.outcome)
 
-    def _keep(self, fact: Decision | Outcome) -> None:
-        if isinstance(fact, Decision):
-            if len(self._open) >= _MOST_OPEN:
-                del self._open[next(iter(self._open))]  # its request span is made all the same
-            self._open[fact.id] = fact
+    def decision(self, fact: Decision) -> None:
+        if not fact.trace.sampled:
+            return
+        if len(self._open) >= _MOST_OPEN:
+            del self._open[next(iter(self._open))]  # its request span is made all the same
+        self._open[fact.id] = fact
+
+    def outcome(self, fact: Outcome) -> None:
+        if not fact.trace.sampled:
             return
         decision = self._open.pop(fact.id, None)
         if len(self._ended) < self._capacity:

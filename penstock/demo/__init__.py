@@ -21,6 +21,7 @@ from penstock.gateway import Gateway
 from penstock.process import UserError, until_signal
 from penstock.run import running
 from penstock.settings import Listen, Proxy, Settings
+from picker.facts import Outcome
 from xds_server.model.graph import Endpoint, Graph
 from xds_server.model.objects import ClusterState, InferencePool
 from xds_server.resolve import resolve
@@ -50,7 +51,7 @@ async def main(given: argparse.Namespace) -> int:
         servers = await stack.enter_async_context(_servers(state, graph))
         gateway = await stack.enter_async_context(running(settings))
         figures = Figures()
-        gateway.watch(figures.observe)
+        gateway.facts.on(Outcome, figures.ended)
         client = traffic.Traffic(f"http://{host}:{port}", found, rate=given.rate, seed=given.seed)
         await client.warm_up(_PATIENCE)
         print(_greeting(gateway, f"http://{host}:{port}", found[0]), file=sys.stderr, flush=True)

@@ -28,14 +28,14 @@ class Row:
 
 
 class Figures:
-    """Counts outcomes; `observe` subscribes to the gateway's facts."""
+    """Counts requests that have `ended`."""
 
     def __init__(self) -> None:
         self.requests = 0
         self.rows: dict[tuple[str, str, str], Row] = {}  # pool, model, endpoint
 
-    def observe(self, fact: object) -> None:
-        if not isinstance(fact, Outcome) or not fact.pool:  # the warm-up reaches no pool
+    def ended(self, fact: Outcome) -> None:
+        if not fact.pool:  # the warm-up reaches no pool
             return
         self.requests += 1
         row = self.rows.setdefault((fact.pool, fact.model, fact.endpoint or "-"), Row())

@@ -163,7 +163,7 @@ async def leading(gateway: World) -> AsyncIterator[None]:
     """The gateway leads, as one of a cluster does: by the real Lease on an API server's fake."""
     fake = FakeApi()
     async with fake.serve() as api:
-        lease = Lease(api, "penstock-system", "penstock", "one", Leading(), gateway.gateway.observe)
+        lease = Lease(api, "penstock-system", "penstock", "one", Leading(), gateway.gateway.facts.tell)
         task = asyncio.ensure_future(lease.run())
         try:
             yield

@@ -36,12 +36,6 @@ class World:
     decisions: list[Decision] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def observe(self, fact: object) -> None:
-        if isinstance(fact, Outcome):
-            self.outcomes.append(fact)
-        elif isinstance(fact, Decision):
-            self.decisions.append(fact)
-
     def url(self, path: str = "", port: int = 8080, scheme: str = "http") -> str:
         return f"{scheme}://127.0.0.1:{self.ports[port]}{path}"
 
@@ -141,7 +135,8 @@ async def world(
         gateway = await stack.enter_async_context(in_own_task(running(chosen)))
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60)))
         found = World(gateway, manifests, bound, session)
-        gateway.watch(found.observe)
+        gateway.facts.on(Outcome, found.outcomes.append)
+        gateway.facts.on(Decision, found.decisions.append)
         for port in bound.values():
             await accepting(port)
         yield found

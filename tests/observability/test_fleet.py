@@ -3,14 +3,13 @@
 import pytest
 
 from observability import catalogue as c
-from observability.fleet import short_type
-from observability.record import Recorder
+from observability.fleet import listen, short_type
+from observability.hub import Hub
 from observability.registry import Registry
 from tests.observability.test_record import recorded, total
-from xds_server.facts import Acked, Node, Overdue
+from xds_server.facts import Acked, Node, Overdue, ReconcileFailed
 from xds_server.kubernetes.facts import LeadershipChanged, LeaseFailed, ProvisionFailed, StatusFailed, WatchFailed
 from xds_server.model.objects import ObjectRef
-from xds_server.reconcile import ReconcileFailed
 from xds_server.snapshot import CDS
 
 REF = ObjectRef("gateway.networking.k8s.io", "Gateway", "ns", "gw")
@@ -46,10 +45,10 @@ def test_how_long_envoys_take_is_a_histogram() -> None:
 
 
 def test_the_leader_is_one() -> None:
-    registry = Registry()
-    recorder = Recorder(registry)
+    registry, hub = Registry(), Hub()
+    listen(hub, registry)
     for leading in (True, False, True):
-        recorder.observe(LeadershipChanged("ns/lease", "us", leading))
+        hub.tell(LeadershipChanged("ns/lease", "us", leading))
         assert total(registry, c.LEADER, lease="ns/lease") == leading
 
 

@@ -128,14 +128,28 @@ def test_names_are_pinned_and_forgotten() -> None:
 
 @settings(deadline=None)  # a busy machine
 @given(st.lists(st.floats(-10, 10)), st.lists(st.floats(-10, 10)))
-def test_folding_many_is_observing_each(pending: list[float], observed: list[float]) -> None:
+def test_taking_many_is_observing_each(taken: list[float], others: list[float]) -> None:
     metric = c.Metric("penstock_x", "histogram", "", "X.", buckets=(-1.0, 0.0, 2.5, 7.0))
     one, many = Histogram(metric), Histogram(metric)
-    for value in (*pending, *observed):
+    for value in (*taken, *others):
         one.observe(value)
-    many.pending.extend(pending)
-    for value in observed:
+    kept = list(taken)
+    many.take(kept)
+    for value in others:
         many.observe(value)
     assert many.read().counts == one.read().counts
     assert many.read().sum == pytest.approx(one.read().sum)
-    assert not many.pending
+    assert not kept
+
+
+def test_what_is_kept_back_is_in_every_snapshot() -> None:
+    registry = Registry()
+    counter, kept = registry.counter(c.LABEL_OVERFLOW_TOTAL).bind(label="endpoint"), [1, 2]
+
+    def fold() -> None:
+        counter.inc(sum(kept))
+        kept.clear()
+
+    registry.settle(fold)
+    for total in (3, 3):
+        assert reading(registry, c.LABEL_OVERFLOW_TOTAL) == {("endpoint",): total}

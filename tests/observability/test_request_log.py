@@ -72,13 +72,13 @@ async def test_errors_are_always_logged_and_successes_at_the_rate() -> None:
     outcomes = [replace(OUTCOME, id=str(n)) for n in range(1000)]
     log = RequestLog(io.BytesIO(), rate=0.1, capacity=5000)
     for outcome in outcomes:
-        log.observe(outcome)
-        log.observe(replace(outcome, reason="upstream_5xx"))
+        log.outcome(outcome)
+        log.outcome(replace(outcome, reason="upstream_5xx"))
     errors = [found for found in log.lines.take() if b"upstream_5xx" in found]
     assert len(errors) == 1000
     again = RequestLog(io.BytesIO(), rate=0.1, capacity=5000)
     for outcome in outcomes:
-        again.observe(outcome)
+        again.outcome(outcome)
     assert 50 < len(again.lines.take()) < 200  # by hash of the id: the same ids in every run
 
 
@@ -86,7 +86,7 @@ async def test_errors_are_always_logged_and_successes_at_the_rate() -> None:
 async def test_the_rate_reaches_its_ends(rate: float, lines: int) -> None:
     log = RequestLog(io.BytesIO(), rate=rate)
     for n in range(100):
-        log.observe(replace(OUTCOME, id=str(n)))
+        log.outcome(replace(OUTCOME, id=str(n)))
     assert len(log.lines.take()) == lines
 
 
@@ -98,8 +98,7 @@ async def test_a_rate_is_a_share() -> None:
 async def test_a_full_buffer_drops_and_counts() -> None:
     log = RequestLog(io.BytesIO(), capacity=2)
     for _ in range(5):
-        log.observe(OUTCOME)
-    log.observe(object())
+        log.outcome(OUTCOME)
     assert [sample.value for sample in log.lines.collect()] == [3]
 
 
@@ -107,10 +106,10 @@ async def test_lines_are_written_beside_the_loop() -> None:
     pipe = Pipe()
     log = RequestLog(pipe)
     task = asyncio.create_task(log.lines.run())
-    log.observe(OUTCOME)
+    log.outcome(OUTCOME)
     await pipe.flushed.wait()
     assert orjson.loads(pipe.getvalue())["penstock.request_id"] == "r1"
-    log.observe(replace(OUTCOME, id="last"))
+    log.outcome(replace(OUTCOME, id="last"))
     task.cancel()  # what is in the buffer is still written
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -122,7 +121,7 @@ async def test_a_broken_stream_loses_lines_not_the_gateway() -> None:
     log = RequestLog(pipe)
     task = asyncio.create_task(log.lines.run())
     for written in range(2):  # the second write begins when the first is accounted for
-        log.observe(OUTCOME)
+        log.outcome(OUTCOME)
         await pipe.flushed.wait()
         pipe.flushed.clear()
         assert log.lines.dropped <= written
@@ -148,13 +147,3 @@ def test_a_record_leads_to_its_trace_and_to_the_request() -> None:
     }
     plain = record(replace(OUTCOME, trace=NO_TRACE))
     assert not [name for name in plain if name.startswith("logging.") or name == "httpRequest"]
-
-
-async def test_other_facts_join_the_log() -> None:
-    log = RequestLog(io.BytesIO(), rate=0.0)
-    log.observe("nobody asked for strings")
-    log.also(str, lambda text: {"message": text} if text != "quiet" else None)
-    log.observe("decided")
-    log.observe("quiet")
-    log.observe(OUTCOME)  # at rate 0
-    assert log.lines.take() == [b'{"message":"decided"}\n']

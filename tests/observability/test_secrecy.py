@@ -31,7 +31,7 @@ from observability.log import RequestLog
 from penstock.gateway import Gateway
 from penstock.settings import Settings
 from picker.completions import log_entry
-from picker.facts import Decision
+from picker.facts import Decision, Outcome
 from picker.session import ExtProcSession
 from picker.trace import Tracing
 from picker.wire import decode
@@ -93,8 +93,8 @@ class World:
         self.log = RequestLog(io.BytesIO(), project="p")
         self.traces, self.metrics, self.monitoring = Traces(), Metrics(), Client()
         self.spans = Spans(self.traces, resource({}), self.gateway.registry)  # type: ignore[arg-type]
-        for observe in (self.log.observe, self.spans.observe):
-            self.gateway.watch(observe)
+        self.gateway.facts.on(Outcome, self.log.outcome)
+        self.spans.listen(self.gateway.facts)
 
     def request(self, headers: Mapping[str, str], body: bytes, number: int, tracing: Tracing) -> None:
         session = ExtProcSession(self.gateway.picker, "ns/p", f"{number:024x}", tracing=tracing)

@@ -148,11 +148,11 @@ async def test_only_sampled_requests_are_kept_and_batches_are_bounded() -> None:
     doing = Spans(out, HERE, registry, batch=3)
     for number in range(7):
         of = decision(str(number))
-        doing.observe(of)
-        doing.observe(outcome(of))
+        doing.decision(of)
+        doing.outcome(outcome(of))
         ignored = decision(f"not-{number}", Tracing(0.0).of("x", {}))
-        doing.observe(ignored)
-        doing.observe(outcome(ignored))
+        doing.decision(ignored)
+        doing.outcome(outcome(ignored))
     assert not doing._open
     await doing.flush()
     assert [len(batch) for batch in out.batches] == [12, 12, 4]
@@ -164,8 +164,8 @@ async def test_what_does_not_fit_is_dropped_and_counted() -> None:
     doing = Spans(out, HERE, registry, capacity=2)
     for number in range(5):
         of = decision(str(number))
-        doing.observe(of)
-        doing.observe(outcome(of))
+        doing.decision(of)
+        doing.outcome(outcome(of))
     assert not doing._open
     assert value(registry, c.EXPORT_ERRORS_TOTAL.name, signal="traces", reason="dropped") == 3
     out.result = SpanExportResult.FAILURE
@@ -180,8 +180,8 @@ async def test_spans_arrive_at_a_collector(monkeypatch: pytest.MonkeyPatch) -> N
         out = exporter("trace")
         doing = Spans(out, HERE, Registry())
         of = decision()
-        doing.observe(of)
-        doing.observe(outcome(of))
+        doing.decision(of)
+        doing.outcome(outcome(of))
         await doing.flush()
         out.shutdown()
     assert not collector.wrong
@@ -205,7 +205,7 @@ async def test_an_exporter_that_fails_ends_nothing(caplog: pytest.LogCaptureFixt
 
     registry = Registry()
     doing = Spans(Broken(), HERE, registry)
-    doing.observe(outcome(decision()))
+    doing.outcome(outcome(decision()))
     await doing.flush()
     assert value(registry, c.EXPORT_ERRORS_TOTAL.name, signal="traces", reason="other") == 1
     assert "not ours" in caplog.text

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from observability.hub import Hub
 from penstock.cluster import AUTHORITY, Joined, _admission, _Maker, _Pools, attachment, joined
 from penstock.process import UserError
 from penstock.settings import Kubernetes
@@ -81,7 +82,8 @@ async def test_what_a_proxy_refuses_is_in_the_status(tmp_path: Path) -> None:
     async with here.joined(tmp_path) as found:
         await here.fake.until(lambda: here.condition("Accepted"))
         found.proxies = [NodeStatus(node, delta=True, degraded=False, types=(version,), fleet="default/web")]
-        found.observe(Nacked(node, LDS, "1", {}, "no such filter", ("tcp-80",), 0.0))
+        found.listen(hub := Hub())
+        hub.tell(Nacked(node, LDS, "1", {}, "no such filter", ("tcp-80",), 0.0))
         await here.fake.until(lambda: "1/1 proxies rejected" in here.condition("Programmed").get("message", ""))
 
 

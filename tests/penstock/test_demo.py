@@ -49,10 +49,9 @@ def test_the_sdk_gets_the_base_of_the_path() -> None:
 
 def test_figures_count_what_reached_a_pool() -> None:
     figures = Figures()
-    figures.observe(outcome(ttft=0.2, input_tokens=100, cached_tokens=50, output_tokens=7))
-    figures.observe(outcome(ttft=0.4, input_tokens=100, cached_tokens=0, reason="upstream_5xx"))
-    figures.observe(outcome(pool="", status=404))
-    figures.observe("another fact")
+    figures.ended(outcome(ttft=0.2, input_tokens=100, cached_tokens=50, output_tokens=7))
+    figures.ended(outcome(ttft=0.4, input_tokens=100, cached_tokens=0, reason="upstream_5xx"))
+    figures.ended(outcome(pool="", status=404))
     assert figures.requests == 2
     (row,) = rows(figures)
     assert (row["requests"], row["failed"]) == (2, 1)

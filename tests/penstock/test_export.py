@@ -85,17 +85,17 @@ def test_a_mistake_in_the_environment_is_named(environment: Mapping[str, str], m
 async def test_otlp_is_two_works_and_one_who_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     found = await opened(Settings(export=Export(("otlp",), tracing=Tracing(1.0))), Registry())
-    assert (len(found.work), len(found.observe)) == (2, 1)
+    assert (len(found.work), len(found.listen)) == (2, 1)
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
     found = await opened(Settings(export=Export(("otlp",))), Registry())
-    assert (found.work, found.observe) == ((), ())
+    assert (found.work, found.listen) == ((), ())
 
 
 async def test_cloud_monitoring_takes_the_credentials_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(export=Export(("cloud-monitoring",), project="p", location="l", cluster="c"))
     monkeypatch.setattr("google.auth.default", lambda **_: (AnonymousCredentials(), "p"))
     found = await opened(settings, Registry())
-    assert (len(found.work), found.observe) == (1, ())
+    assert (len(found.work), found.listen) == (1, ())
 
     def nobody(**_: object) -> None:
         raise DefaultCredentialsError

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from xds_server.facts import Reconciled, ReconcileFailed
 from xds_server.latest import Latest
 from xds_server.model.graph import EVERYTHING, Graph
 from xds_server.model.objects import ClusterState
-from xds_server.reconcile import Pace, Reconciled, ReconcileFailed, paced, reconcile, whole
+from xds_server.reconcile import Pace, paced, reconcile, whole
 from xds_server.snapshot import LDS, Snapshot
 from xds_server.sources import files
 from xds_server.translate import DataPlane

@@ -17,7 +17,7 @@ async def test_the_request_log_is_complete_at_the_end(tmp_path: Path) -> None:
     manifests.mkdir()
     settings = Settings(manifests, proxy=Proxy(start=False), telemetry="", request_log=str(file))
     async with running(settings) as gateway:
-        gateway.observe(Outcome("1", 0.0, "ns/p", "m", "m", "", 0, "", False, 200, "", "a:1"))
+        gateway.facts.tell(Outcome("1", 0.0, "ns/p", "m", "m", "", 0, "", False, 200, "", "a:1"))
     assert file.read_text().count("\n") == 1
 
 
@@ -26,7 +26,7 @@ async def test_a_log_that_overtakes_the_decision_leaves_nothing_in_flight(tmp_pa
     """A client that leaves while the picker is slow: its entry comes first, over a connection of its own."""
     facts: list[object] = []
     async with running(Settings(tmp_path, proxy=Proxy(start=False), telemetry="")) as gateway:
-        gateway.watch(facts.append)
+        gateway.facts.on(object, facts.append)
         facts.clear()
         gateway.ended(LogEntry(request_id="r-1", flags=frozenset({"DC"}), cluster="pool/ns/p"))
         decided = Decision(*("1", 0.0, "ns/p", "m", "m", "", 0, "", False), ("a:1",), 1, 9, 0, 9, 0.0, request_id="r-1")

@@ -30,7 +30,7 @@ def test_counts_are_those_of_the_outcomes() -> None:
         replace(WELL, id="5", priority=-1),
     ]
     for outcome in outcomes:
-        recorder.observe(outcome)
+        recorder.outcome(outcome)
     others, first = requests(registry.snapshot())
     assert (first["pool"], first["model"], first["target_model"], first["priority"]) == ("ns/p", "chat", "chat-1", "0")
     assert (first["total"], others["total"]) == (4, 1)
