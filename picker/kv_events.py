@@ -112,9 +112,9 @@ class KvEvents:
                 if one.due != float("inf"):
                     one.due = self._clock()
 
-    def observe(self, fact: object) -> None:
+    def observe(self, fact: Outcome) -> None:
         """Outcomes tell what servers really had cached."""
-        if not isinstance(fact, Outcome) or (found := self._picker.precise(fact.pool)) is None:
+        if (found := self._picker.precise(fact.pool)) is None:
             return
         one = self._subscriptions.get((fact.pool, fact.endpoint))
         if one is not None and one.socket is not None:  # what it said of this request came before

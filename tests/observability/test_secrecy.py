@@ -217,7 +217,7 @@ SHOWN = {  # what clients choose -> the sinks that show it, bounded
 
 
 @pytest.mark.parametrize("name", SHOWN)
-@pytest.mark.parametrize("length", [20, 5000])
+@pytest.mark.parametrize("length", [20, 2000])  # a longer model is refused
 async def test_what_clients_choose_is_shown_by_these_sinks_and_bounded(name: str, length: int) -> None:
     chosen = "canary" + "y" * (length - 6)
     headers, body = request_with("x", set())
