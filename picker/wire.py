@@ -41,13 +41,16 @@ from xds_server.model.names import (
     SUBSET_NAMESPACE,
     UNASKED_USAGE,
 )
-from xds_server.protobuf import head
+from xds_server.protobuf import fields, head
 
 SUBSET = "x-gateway-destination-endpoint-subset"
 
 _Request: Any = external_processor_pb2.ProcessingRequest
 _Response: Any = external_processor_pb2.ProcessingResponse
 _Mode: Any = processing_mode_pb2.ProcessingMode
+_Body: Any = external_processor_pb2.HttpBody
+_EVENTS = frozenset(field.number for field in _Request.DESCRIPTOR.oneofs_by_name["request"].fields)
+_LARGE = 16384  # bytes of a message whose body is worth a copy
 # The way to BodyMutation.body, from there outwards.
 _BODY_FIELDS: tuple[int, ...] = (
     external_processor_pb2.BodyMutation.BODY_FIELD_NUMBER,
@@ -69,6 +72,8 @@ _MODES: Mapping[int, Mode] = {
 
 def decode(data: bytes) -> Event | None:
     """One message of Envoy's; None for one that we do not know. Raises google.protobuf.message.DecodeError."""
+    if len(data) >= _LARGE and (body := _request_body(data)) is not None:
+        return body
     message = _Request.FromString(data)
     match message.WhichOneof("request"):
         case "request_headers":
@@ -84,6 +89,27 @@ def decode(data: bytes) -> Event | None:
         case "response_trailers":
             return ResponseTrailers()
     return None
+
+
+def _request_body(data: bytes) -> RequestBody | None:
+    """The body of a request, copied once: protobuf copies it twice. None for all that is not just so: protobuf knows what it is."""
+    found, body, end_of_stream = slice(0), b"", False
+    try:
+        for number, value in fields(data, 0, len(data)):
+            if number == _Request.REQUEST_BODY_FIELD_NUMBER and isinstance(value, slice) and not found.stop:
+                found = value
+            elif number in _EVENTS:
+                return None
+        for number, value in fields(data, found.start or 0, found.stop):
+            if number == _Body.BODY_FIELD_NUMBER and isinstance(value, slice):
+                body = data[value]
+            elif number == _Body.END_OF_STREAM_FIELD_NUMBER and isinstance(value, int):
+                end_of_stream = value != 0
+            else:
+                return None
+    except ValueError:
+        return None
+    return RequestBody(body, end_of_stream) if found.stop else None
 
 
 def _status(headers: Any) -> int:

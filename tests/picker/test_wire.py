@@ -4,8 +4,11 @@ import pytest
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct
 from hypothesis import given, strategies as st
 
+from picker import wire
 from picker.session import (
     BodyReply,
     ChunkReply,
@@ -212,3 +215,40 @@ def test_headers_beside_the_destination_overwrite_what_the_client_sent() -> None
         found = {each.header.key: (each.header.raw_value, each.append_action) for each in mutation.set_headers}
         assert found["x-prefiller-host-port"] == (b"10.0.0.2:80", base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD)
         assert list(mutation.remove_headers) == ["x-encoder-hosts-ports"]
+
+
+def as_protobuf_reads(data: bytes, monkeypatch: pytest.MonkeyPatch, *, large: int) -> object:
+    monkeypatch.setattr(wire, "_LARGE", large)
+    try:
+        return decode(data)
+    except DecodeError:
+        return DecodeError
+
+
+PARTS = st.sampled_from(["request_body", "twice", "metadata", "mode", "headers", "response", "odd", "grpc"])
+
+
+@given(st.binary(max_size=200), st.booleans(), st.lists(PARTS, max_size=4), st.integers(0, 300), st.binary(max_size=3))
+def test_a_large_body_is_read_as_protobuf_reads_it(
+    body: bytes, ends: bool, parts: list[str], cut: int, junk: bytes
+) -> None:
+    written = {
+        "request_body": pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=ends)),
+        "twice": pb.ProcessingRequest(request_body=pb.HttpBody(body=b"other")),
+        "metadata": pb.ProcessingRequest(metadata_context=base_pb2.Metadata(filter_metadata={"x": Struct()})),
+        "mode": pb.ProcessingRequest(observability_mode=True),
+        "headers": headers(a="b"),
+        "response": pb.ProcessingRequest(response_body=pb.HttpBody(body=b"x")),
+        "grpc": pb.ProcessingRequest(request_body=pb.HttpBody(body=body, grpc_message_compressed=True)),
+    }
+    data = b"".join(written[part].SerializeToString() if part in written else junk for part in parts)
+    data = data[: max(0, len(data) - cut)] if cut < 20 else data
+    with pytest.MonkeyPatch.context() as patch:
+        assert as_protobuf_reads(data, patch, large=0) == as_protobuf_reads(data, patch, large=1 << 30)
+
+
+def test_a_large_body_is_copied_once() -> None:
+    message = pb.ProcessingRequest(request_body=pb.HttpBody(body=b"x" * 20_000, end_of_stream=True))
+    message.metadata_context.SetInParent()  # as Envoy sends it
+    data = message.SerializeToString()
+    assert wire._request_body(data) == decode(data) == RequestBody(b"x" * 20_000, True)  # protobuf need not be asked
