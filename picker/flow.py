@@ -182,10 +182,13 @@ class FlowControl:
             found.append((item, self.refusal(item.why if endpoints else "no_endpoints", now)))
         return found
 
-    def dispatch(self, serve: Callable[[Item], Verdict], now: float) -> None:
-        """Give turns while `serve` finds places. Who cannot be served for reasons of its own holds up nobody (in bounds)."""
+    def dispatch(self, serve: Callable[[Item], Verdict], now: float, full: Callable[[], bool] = lambda: False) -> None:
+        """Give turns while `serve` finds places. Who cannot be served for reasons of its own holds up nobody (in bounds).
+
+        `full` may know before anybody is asked for that none has a place.
+        """
         self.drain.run(now, waits=bool(self.queues))
-        while self._turn(serve, now):
+        while not full() and self._turn(serve, now):
             pass
 
     def _turn(self, serve: Callable[[Item], Verdict], now: float) -> bool:
