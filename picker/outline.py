@@ -97,7 +97,7 @@ def _again(raw: memoryview) -> bytes:
 def _strings(body: bytes) -> Iterator[tuple[int, int]]:
     """Where strings begin and end, within their quotation marks, as long as these are far apart."""
     find = body.find
-    marks = 0
+    quotes = 0
     start = find(_QUOTE) + 1
     while start:
         end = find(_QUOTE, start)
@@ -105,10 +105,10 @@ def _strings(body: bytes) -> Iterator[tuple[int, int]]:
             run = _backslashes(body, start, end) if body[end - 2] == _BACKSLASH else 1
             if run % 2 == 0:
                 break
-            marks += 1
-            end = find(_QUOTE, end + 1) if run < _RUN and marks * _SPARSE < end + _HEAD else -1
-        marks += 2
-        if end < 0 or marks * _SPARSE > end + _HEAD:
+            quotes += 1
+            end = find(_QUOTE, end + 1) if run < _RUN and quotes * _SPARSE < end + _HEAD else -1
+        quotes += 2
+        if end < 0 or quotes * _SPARSE > end + _HEAD:
             return
         yield start, end
         start = find(_QUOTE, end + 1) + 1

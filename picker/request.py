@@ -208,17 +208,12 @@ def _tokens_or_text(value: Any, name: str) -> Prompt:
         raise BadRequest(f"the field '{name}' must be a string or a list", name)
     if value and isinstance(value[0], int):
         return _tokens(value, name)
-    parts: list[Prompt] = []
-    _count(value, name, parts)
-    for item in value:
-        if isinstance(item, list) and item and isinstance(item[0], int):
-            parts.append(_tokens(item, name))
-        else:
-            parts.append(item if isinstance(item, str) else _json(item, name))
-    texts = [part for part in parts if isinstance(part, str)]
-    if len(texts) == len(parts):
-        return "".join(f"{text}\0" for text in texts)
-    return b"".join(b"%b\0" % (part.encode() if isinstance(part, str) else part) for part in parts)
+    _count(value, name, [])
+    if all(isinstance(item, str) for item in value):
+        return "".join(f"{item}\0" for item in value)
+    if all(isinstance(item, list) and item and isinstance(item[0], int) for item in value):
+        return b"".join(_tokens(item, name) + b"\0" for item in value)
+    return _json(value, name)
 
 
 def _tokens(ids: list[Any], name: str) -> bytes:

@@ -67,7 +67,7 @@ def test_text_parts_equal_a_string_and_images_count_with_all_their_bytes() -> No
         ("/v1/completions", {"model": "m", "prompt": [[1], [2]]}, b"\1\0\0\0\0\2\0\0\0\0"),
         ("/v1/completions", {"model": "m"}, b""),
         ("/v1/completions", {"model": "m", "prompt": 'a\n"\u00e9'}, b'a\\n\\"\xc3\xa9'),
-        ("/v1/completions", {"model": "m", "prompt": ["a", [1]]}, b"a\0\1\0\0\0\0"),
+        ("/v1/completions", {"model": "m", "prompt": ["a", [1]]}, b'[\\"a\\",[1]]'),
         ("/v1/embeddings", {"model": "m", "input": "abc"}, b"abc"),
         ("/v1/responses", {"model": "m", "input": "abc"}, rb"\u0000user\u0000abc"),
         ("/v1/responses", {"model": "m", "instructions": "i", "input": [{"role": "user", "content": "abc"}]}, rb"i\u0000user\u0000abc"),
