@@ -66,17 +66,21 @@ class Full(Fixed):
     """Every slot of every server is taken, until `leave`."""
 
     def __init__(self, pool: Pool) -> None:
-        # So slow that nobody is better off in its queue, and with a queue, so that nobody tries for one slot more.
-        speed = Speed(slots=8.0, seconds=10_000.0)
-        self._full = Load(waiting=1, running=8, inflight=8, scraped=0.0, speed=speed)
-        self.now = {str(endpoint): self._full for endpoint in pool.endpoints}
+        # So slow that nobody is better off in its queue, and with a queue, so that nobody tries for one slot more; and each as slow as
+        # none of the others, as servers are.
+        speeds = (Speed(slots=8.0, seconds=10_000.0 + index) for index in range(len(pool.endpoints)))
+        self._full = {
+            str(endpoint): Load(waiting=1, running=8, inflight=8, scraped=0.0, speed=speed)
+            for endpoint, speed in zip(pool.endpoints, speeds, strict=True)
+        }
+        self.now = dict(self._full)
 
     def leave(self, endpoint: str) -> None:
         """One of its requests ends."""
-        self.now[endpoint] = replace(self._full, inflight=7)
+        self.now[endpoint] = replace(self._full[endpoint], inflight=7)
 
     def started(self, decision: Decision, now: float) -> None:  # noqa: ARG002
-        self.now[decision.endpoints[0]] = self._full
+        self.now[decision.endpoints[0]] = self._full[decision.endpoints[0]]
 
 
 def messages(size: int, chance: random.Random) -> tuple[bytes, bytes]:
