@@ -11,8 +11,9 @@ Mistakes of clients (4xx), and clients that leave, never count. Where all candid
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from math import inf
-from operator import attrgetter
+from operator import attrgetter, le
 
 from picker.facts import Reason
 from picker.load import Load
@@ -155,6 +156,6 @@ class Health:
 
 def healthy(loads: Sequence[Load], now: float) -> list[int]:
     """The indices of those that do not rest; of all, where all do."""
-    if all(map(now.__ge__, map(_RESTING, loads))):  # nearly always
+    if all(map(le, map(_RESTING, loads), repeat(now))):  # nearly always
         return list(range(len(loads)))
     return [i for i, load in enumerate(loads) if load.resting <= now] or list(range(len(loads)))
