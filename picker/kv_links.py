@@ -10,7 +10,7 @@ import re
 from bisect import bisect_left
 from codecs import charmap_build, charmap_encode
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -22,6 +22,7 @@ from picker.prefix import MAX_BLOCKS, TOKEN_BYTES, blocks_in, reach, tokens_in
 MAX_LINKS = 1 << 18  # blocks of bytes: 64 MB of prompts, which takes about as much
 SETTLED = 16  # bytes behind a token after which what follows does not change it any more
 _NUL = rb"\u0000"  # as prompts have it: they are written as JSON writes text
+_RUN = 64  # backslashes in a row that are counted
 _ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u....|u....|.)")  # of UTF-16 both halves
 _PART = 8  # bytes: shorter parts are found by chance
 _CUT = "\ufffd"
@@ -160,8 +161,8 @@ def text_ends(prompt: bytes, rendered: Rendered, block_tokens: int) -> list[int]
 def _parts(prompt: bytes, rendered: bytes) -> list[_Part]:
     """Each part that is in both. Roles stand between NULs."""
     found: list[_Part] = []
-    start = at = misses = 0
-    for written in prompt.split(_NUL):
+    at = misses = 0
+    for start, written in _written(prompt):
         whole, escapes, longer = _unescaped(written)
         part = whole.strip()
         place = rendered.find(part, at) if len(part) >= _PART else -1
@@ -172,8 +173,20 @@ def _parts(prompt: bytes, rendered: bytes) -> list[_Part]:
             misses += 1
             if misses == _MISSES:
                 break
-        start += len(written) + len(_NUL)
     return found
+
+
+def _written(prompt: bytes) -> Iterator[tuple[int, bytes]]:
+    """What stands between NULs, and where. A backslash before what looks like one makes it text, unless it is one itself."""
+    start = at = 0
+    while (at := prompt.find(_NUL, at)) >= 0:
+        before = prompt[max(start, at - _RUN) : at]
+        if (len(before) - len(before.rstrip(b"\\"))) % 2:
+            at += 1
+            continue
+        yield start, prompt[start:at]
+        start = at = at + len(_NUL)
+    yield start, prompt[start:]
 
 
 def _unescaped(written: bytes) -> tuple[bytes, list[int], list[int]]:
@@ -183,7 +196,8 @@ def _unescaped(written: bytes) -> tuple[bytes, list[int], list[int]]:
     try:
         for escape in _ESCAPE.finditer(written):
             escapes.append(escape.start() - longer[-1])
-            longer.append(longer[-1] + len(escape[0]) - len(orjson.loads(b'"%b"' % escape[0]).encode()))
+            size = 1 if len(escape[0]) == 2 else len(orjson.loads(b'"%b"' % escape[0]).encode())
+            longer.append(longer[-1] + len(escape[0]) - size)
         return orjson.loads(b'"%b"' % written).encode(), escapes, longer
     except orjson.JSONDecodeError:  # in a long string, which nobody has checked: see outline.py
         return b"", [], [0]

@@ -23,6 +23,9 @@ LONG = 2048  # bytes of a string that is passed by; shorter ones are read as qui
 _SMALL = 4096  # bytes of a body that is not searched
 _SPARSE = 256  # bytes for each quotation mark, ...
 _HEAD = 16 << 10  # ... beyond these: names of fields and roles are close together
+_SAMPLE = (
+    512  # bytes of a string: who writes what is not ASCII as escapes is read, for they are up to three times as long
+)
 _RUN = 65  # backslashes in a row that are counted, an odd number; nobody writes more
 MARK = "\x7f"  # at both ends of one
 _NUMBER = re.compile(rb"\x7f(\x7f?)(\d{1,9})\x7f\1")  # twice: see `nested`
@@ -43,19 +46,26 @@ class Outline:
         """Where in the body a place of `text` is that is in no mark."""
         return place + self.longer[bisect_right(self.marks, place)]
 
-    def whole(self, written: bytes, skip: int = 0) -> bytes:
-        """JSON that was written from what was read, with the strings that were passed by; without `skip` bytes at each end."""
-        view = memoryview(written)[: len(written) - skip]
+    def whole(self, written: bytes, skip: int = 0, used: set[int] | None = None) -> bytes:
+        """JSON that was written from what was read, with the strings that were passed by; without `skip` bytes at each end.
+
+        Each string is put back once, whatever a client writes: in all calls that have the same `used`.
+        """
+        end = len(written) - skip
+        at = written.find(_DEL) if self.passed else -1
+        if at < 0:
+            return written[skip:end]
+        view, kept = memoryview(written)[:end], skip
         pieces: list[bytes | memoryview] = []
-        kept, at = skip, written.find(_DEL) if self.passed else -1
+        used = set() if used is None else used
         left = len(self.passed) + _MORE
-        missing = dict(enumerate(self.passed))  # each is put back once, whatever a client writes
         while at >= 0 and left:
             left -= 1
             after = at + 1
             mark = _NUMBER.match(written, at)
-            if mark is not None and (found := missing.pop(int(mark[2]), None)) is not None:
-                pieces += (view[kept:at], _again(found) if mark[1] else found)
+            if mark is not None and (number := int(mark[2])) < len(self.passed) and number not in used:
+                used.add(number)
+                pieces += (view[kept:at], _again(self.passed[number]) if mark[1] else self.passed[number])
                 kept = after = mark.end()
             at = written.find(_DEL, after)
         return b"".join((*pieces, view[kept:]))
@@ -77,7 +87,7 @@ def outline(body: bytes) -> Outline:
     marks: list[int] = []
     longer = [0]
     for start, end in _strings(body):
-        if end - start > LONG:
+        if end - start > LONG and b"\\u" not in body[start : start + _SAMPLE]:
             mark = b"\x7f%d\x7f" % len(passed)
             pieces += (view[kept:start], mark)
             passed.append(view[start:end])
@@ -91,7 +101,9 @@ def outline(body: bytes) -> Outline:
 def _again(raw: memoryview) -> bytes:
     """What is in a string of JSON, in a string of JSON."""
     found = bytes(raw)
-    return orjson.dumps(found.decode(errors="replace"))[1:-1] if b"\\" in found else found  # an image has none
+    if b"\\" in found:  # an image has none
+        found = orjson.dumps(found.decode(errors="replace"))[1:-1]
+    return found.replace(b"\x7f", b"\x7f\x7f")  # as `nested` does
 
 
 def _strings(body: bytes) -> Iterator[tuple[int, int]]:

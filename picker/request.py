@@ -192,8 +192,9 @@ def _media(content: Mapping[str, Any], read: Outline) -> tuple[int, ...]:
     lists = [parts for each in messages if isinstance(each, dict) and isinstance(parts := each.get("content"), list)]
     if not lists:
         return ()
+    used: set[int] = set()
     return tuple(
-        xxh3_64_intdigest(read.whole(_dumped(part, "messages")))
+        xxh3_64_intdigest(read.whole(_dumped(part, "messages"), used=used))
         for parts in lists
         for part in parts
         if isinstance(part, dict) and part.get("type") in MEDIA
@@ -365,7 +366,14 @@ def _salt(content: Mapping[str, Any], read: Outline) -> str:
     salt = content.get("cache_salt")
     if not isinstance(salt, str):
         return ""
-    return _written(salt, read).decode(errors="replace") if MARK in salt else salt  # it may stand for a long one
+    if MARK not in salt:
+        return salt
+    written = read.whole(orjson.dumps(salt))  # it stands for a long one
+    try:
+        found: str = orjson.loads(written)
+    except orjson.JSONDecodeError:
+        return written.decode(errors="replace")
+    return found
 
 
 def _max_tokens(content: Mapping[str, Any]) -> int | None:

@@ -46,7 +46,17 @@ def question(request: InferenceRequest, model: str) -> tuple[bytes, bytes | None
     """(body for the tokenizer, None), (b"", tokens) where the prompt is token ids, or None where it cannot be asked for."""
     if request.media or len(request.prompt) > LARGEST:
         return None
-    content = orjson.loads(request.body)  # it was read before
+    try:
+        return _question(request, model)
+    except (
+        orjson.JSONDecodeError,
+        orjson.JSONEncodeError,
+    ):  # within a long string, or nested too deeply: its server says so
+        return None
+
+
+def _question(request: InferenceRequest, model: str) -> tuple[bytes, bytes | None] | None:
+    content = orjson.loads(request.body)
     asked: dict[str, Any] = {"model": model, "return_token_strs": True}
     if request.path.endswith("/chat/completions"):
         return orjson.dumps(asked | {name: content[name] for name in _CHAT if content.get(name) is not None}), None

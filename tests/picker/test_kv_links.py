@@ -14,7 +14,7 @@ from picker.kv_links import Links, links, of_pieces, of_strings, text_ends, toke
 from picker.prefix import BLOCK_TOKENS, TOKEN_BYTES
 from picker.request import parse
 
-WORDS = ("alpha ", "beta ", "gamma\n", "δέλτα ", "🙂", "{x: 1}", '"\\n', "\n \t")
+WORDS = ("\\u0000 ", "alpha ", "beta ", "gamma\n", "δέλτα ", "🙂", "{x: 1}", '"\\n', "\n \t")
 
 
 def text(seed: int, count: int) -> str:

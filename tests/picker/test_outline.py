@@ -105,14 +105,35 @@ def test_a_conversation_keeps_its_prefix_when_it_becomes_dense() -> None:
     assert parse(CHAT, after).prompt.startswith(parse(CHAT, before).prompt)
 
 
-def test_escapes_that_others_write_differ_only_in_long_strings() -> None:
-    """Who writes \\u00e9 for é has other prompts than who does not, if they are long; but always the same."""
-    short, long = {"model": "m", "messages": [{"content": "é"}]}, messages("é" + TEXT)
-    assert parse(CHAT, json.dumps(short).encode()).prompt == parse(CHAT, body(short)).prompt
+def test_who_writes_ascii_alone_has_the_same_prompts() -> None:
+    """Its long strings are read, as their beginnings show it: they would be up to three times as long."""
+    for text in ("é", "é" + TEXT, "привет " * 3000):
+        asked = messages(text)
+        assert parse(CHAT, json.dumps(asked).encode()).prompt == parse(CHAT, body(asked)).prompt
+
+
+def test_escapes_that_come_late_in_long_strings_stay_as_they_are() -> None:
+    long, more = messages(TEXT + "é"), messages(TEXT + "é", "go on")
     plain = json.dumps(long).encode()
     assert parse(CHAT, plain).prompt != parse(CHAT, body(long)).prompt
-    more = messages("é" + TEXT, "go on")
     assert parse(CHAT, json.dumps(more).encode()).prompt.startswith(parse(CHAT, plain).prompt)
+
+
+def test_a_long_salt_is_what_it_says() -> None:
+    salt = 'a "salt"\n' + "x" * LONG
+    assert parse(CHAT, body(messages(TEXT, cache_salt=salt))).cache_salt == salt
+    broken = body(messages(TEXT, cache_salt=salt)).replace(b"\\n", b"\\q")
+    assert parse(CHAT, broken).cache_salt  # the server may refuse it
+
+
+def test_no_string_is_put_into_two_pictures() -> None:
+    """Marks of a client, one in each of many parts: what is hashed is never more than the body."""
+    parts = [{"type": "image", "a": "\x7f0\x7f"}] * 1000
+    found = outline(body({"x": TEXT, **messages(parts)}))
+    used: set[int] = set()
+    put = [len(found.whole(orjson.dumps(part), used=used)) for part in parts]
+    assert sum(size > len(TEXT) / 2 for size in put) == 1
+    assert len(parse(CHAT, body({"x": TEXT, **messages(parts)})).media) == 1000
 
 
 @pytest.mark.parametrize(

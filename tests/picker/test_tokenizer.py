@@ -71,6 +71,15 @@ def test_what_cannot_be_asked_for() -> None:
     assert question(request("/v1/completions", prompt="x" * (LARGEST + 1)), "m") is None
 
 
+def test_who_cannot_be_read_is_not_asked_for_and_harms_nobody() -> None:
+    """Long strings are not checked before, and some fields are never written."""
+    body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 5000 + "?"}]})
+    broken = parse({":path": "/v1/chat/completions"}, body.replace(b"?", b"\\q"))
+    deep = b'{"model": "m", "messages": [], "chat_template_kwargs": ' + b"[" * 300 + b"]" * 300 + b"}"
+    assert question(broken, "m") is None
+    assert question(parse({":path": "/v1/chat/completions"}, deep), "m") is None
+
+
 @pytest.mark.parametrize("page", [b"{", b"[]", b'{"token_strs":["a"]}', b'{"tokens":[1],"token_strs":[]}', b'{"tokens":["x"],"token_strs":["x"]}'])  # fmt: skip
 def test_what_is_no_answer(page: bytes) -> None:
     with pytest.raises(ValueError, match=r"tokens|JSON|EOF|expected"):
