@@ -1,9 +1,9 @@
 """What a decision costs: microseconds of CPU a request, from the protobuf bytes of Envoy's messages to those of the reply.
 
 As `penstock run` has it, one decision in a hundred is recorded, and streams are asked for their usage (Envoy writes that into large
-bodies, and the picker into small ones); one row is what it costs where each one is recorded. The last but one is a pool that is full: the request joins those that wait, a slot becomes free, and the
-one whose turn it is is picked for. Figures are medians of batches, as others may use the machine too; what reading the same JSON
-takes by itself tells how fast it is.
+bodies, and the picker into small ones); one row is what it costs where each one is recorded. The last but one is a pool that is
+full: the request joins those that wait, a slot becomes free, and the one whose turn it is is picked for. Figures are medians of
+batches, as others may use the machine too; what reading the same JSON takes by itself tells how fast it is.
 
 Run: python benchmarks/decide.py
 """

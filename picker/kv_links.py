@@ -17,12 +17,12 @@ from itertools import accumulate
 import orjson
 
 from picker.kv_blocks import ROOT
+from picker.outline import backslashes
 from picker.prefix import MAX_BLOCKS, TOKEN_BYTES, blocks_in, reach, tokens_in
 
 MAX_LINKS = 1 << 18  # blocks of bytes: 64 MB of prompts, which takes about as much
 SETTLED = 16  # bytes behind a token after which what follows does not change it any more
 _NUL = rb"\u0000"  # as prompts have it: they are written as JSON writes text
-_RUN = 64  # backslashes in a row that are counted
 _ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u....|u....|.)")  # of UTF-16 both halves
 _PART = 8  # bytes: shorter parts are found by chance
 _CUT = "\ufffd"
@@ -180,8 +180,7 @@ def _written(prompt: bytes) -> Iterator[tuple[int, bytes]]:
     """What stands between NULs, and where. A backslash before what looks like one makes it text, unless it is one itself."""
     start = at = 0
     while (at := prompt.find(_NUL, at)) >= 0:
-        before = prompt[max(start, at - _RUN) : at]
-        if (len(before) - len(before.rstrip(b"\\"))) % 2:
+        if backslashes(prompt, start, at) % 2:
             at += 1
             continue
         yield start, prompt[start:at]

@@ -23,9 +23,8 @@ LONG = 2048  # bytes of a string that is passed by; shorter ones are read as qui
 _SMALL = 4096  # bytes of a body that is not searched
 _SPARSE = 256  # bytes for each quotation mark, ...
 _HEAD = 16 << 10  # ... beyond these: names of fields and roles are close together
-_SAMPLE = (
-    512  # bytes of a string: who writes what is not ASCII as escapes is read, for they are up to three times as long
-)
+# Bytes of a string that are searched for escapes: who writes so what is not ASCII is read, for it is up to three times as long.
+_SAMPLE = 512
 _RUN = 65  # backslashes in a row that are counted, an odd number; nobody writes more
 MARK = "\x7f"  # at both ends of one
 _NUMBER = re.compile(rb"\x7f(\x7f?)(\d{1,9})\x7f\1")  # twice: see `nested`
@@ -114,7 +113,7 @@ def _strings(body: bytes) -> Iterator[tuple[int, int]]:
     while start:
         end = find(_QUOTE, start)
         while end > start and body[end - 1] == _BACKSLASH:
-            run = _backslashes(body, start, end) if body[end - 2] == _BACKSLASH else 1
+            run = backslashes(body, start, end) if body[end - 2] == _BACKSLASH else 1
             if run % 2 == 0:
                 break
             quotes += 1
@@ -126,7 +125,7 @@ def _strings(body: bytes) -> Iterator[tuple[int, int]]:
         start = find(_QUOTE, end + 1) + 1
 
 
-def _backslashes(body: bytes, start: int, end: int) -> int:
+def backslashes(body: bytes, start: int, end: int) -> int:
     """How many stand in a row before `end`; at most _RUN are looked at."""
     before = body[max(start, end - _RUN) : end]
     return len(before) - len(before.rstrip(b"\\"))

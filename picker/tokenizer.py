@@ -48,11 +48,8 @@ def question(request: InferenceRequest, model: str) -> tuple[bytes, bytes | None
         return None
     try:
         return _question(request, model)
-    except (
-        orjson.JSONDecodeError,
-        orjson.JSONEncodeError,
-    ):  # within a long string, or nested too deeply: its server says so
-        return None
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return None  # what is wrong is in a long string, or nested too deeply: its server says so
 
 
 def _question(request: InferenceRequest, model: str) -> tuple[bytes, bytes | None] | None:
@@ -156,17 +153,18 @@ class Tokenizer:
         tokens, rendered = answer(page)
         if rendered is None:
             step = self._step(found.pool)
-            page = await self._page(session, found.pool, server, BACK, question_back(found.model, tokens, step))
+            asked = question_back(found.model, tokens, step) if step else None
+            page = None if asked is None else await self._page(session, found.pool, server, BACK, asked)
             if page is None:
                 return None
             rendered = answer_back(page, step)
         return tokens, rendered
 
     def _step(self, pool: str) -> int:
-        """Tokens of the blocks that the pool's servers tell of. Raises ValueError."""
+        """Tokens of the blocks that the pool's servers tell of; 0 where they tell of none any more. Raises ValueError."""
         known = self._picker.precise(pool)
         step = gcd(*known[1].links) if known is not None else 0
-        if step < _SHORTEST:
+        if 0 < step < _SHORTEST:
             raise ValueError(f"a block has {step} tokens; start the servers with --page-size {_SHORTEST} or more")
         return step
 

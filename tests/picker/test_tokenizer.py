@@ -186,6 +186,23 @@ async def test_blocks_of_one_token_are_not_asked_for() -> None:
         assert "--page-size 8" in found.note("ns/pool")
 
 
+async def test_servers_that_tell_of_no_blocks_any_more_are_not_asked_for_their_text() -> None:
+    known, asked = Known(), []
+
+    def gone(app: web.Application) -> None:
+        async def tokenize(_: web.Request) -> web.Response:
+            known.found.links.clear()
+            asked.append(1)
+            return web.json_response({"tokens": list(range(200))})
+
+        app.router.add_post("/tokenize", tokenize)
+
+    async with serving(gone) as address, tokenizer(known, address) as found:
+        found.ask(unlinked())
+        await until(lambda: asked and not found._asked, "that nobody is asked any more")
+        assert (found.linked, found.note("ns/pool")) == (0, "")
+
+
 @pytest.mark.parametrize("answered", [{}, {"text": "all"}, {"text": []}, {"text": [1]}, []])
 async def test_a_server_that_gives_neither_strings_nor_texts_says_so(answered: Any) -> None:
     def neither(app: web.Application) -> None:

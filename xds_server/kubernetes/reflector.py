@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NoReturn
 
+from xds_server.facts import Observe
 from xds_server.kubernetes.api import Api, ApiError
 from xds_server.kubernetes.backoff import Backoff
 from xds_server.kubernetes.cursor import Cursor, Phase, Sink
@@ -14,7 +15,6 @@ from xds_server.kubernetes.facts import Listed, WatchFailed
 from xds_server.kubernetes.resources import Query
 
 _STRIDE = 16  # objects parsed (0.1-0.3 ms each) before others may run
-Observe = Callable[[object], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from xds_server.facts import Observe
 from xds_server.kubernetes.api import Api, ApiError
 from xds_server.kubernetes.discovery import Discovery, ask
 from xds_server.kubernetes.facts import KindsChanged, WatchFailed
 from xds_server.kubernetes.held import Held
-from xds_server.kubernetes.reflector import Observe, Timing, reflect
+from xds_server.kubernetes.reflector import Timing, reflect
 from xds_server.kubernetes.resources import REFERENCED, SELECTED, Query, selector
 from xds_server.kubernetes.store import Store
 from xds_server.latest import Latest
