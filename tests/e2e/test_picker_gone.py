@@ -79,7 +79,7 @@ async def fleet_envoy(site: Site) -> AsyncIterator[None]:
 
 
 async def test_a_killed_gateway_ends_no_stream_and_a_new_one_takes_over(tmp_path: Path) -> None:
-    async with serving(sim("a", latency=replace(QUICK, decode_ms=4))) as (server,):
+    async with serving(sim("a", latency=replace(QUICK, decode_ms=16))) as (server,):
         site = Site(tmp_path, server)
         first = await site.start()
         async with fleet_envoy(site), site.client("closed") as client:
