@@ -4,7 +4,7 @@ Make before break: a snapshot flows through CDS, LDS and RDS; each stage sends t
 had acknowledged, and what no stage needs any more is removed last. Envoy withholds the CDS ACK while a cluster warms, and does
 not warm routes, so order alone is not enough (measured: 290 failed requests where the ACK gate has none). Endpoints and secrets
 wait for nothing. Source: Envoy `docs/root/api-docs/xds_protocol.rst`, "Eventual consistency considerations" and "ACK and NACK
-semantics". Cases: tests/xds_server/test_ads.py against tests/xds_server/model_envoy.py.
+semantics". Cases: tests/xds_server/test_ads.py, and test_ads_machine.py against model_envoy.py.
 """
 
 from collections.abc import Iterable, Iterator
@@ -211,6 +211,9 @@ class AdsSession:
     def _advance(self, now: float) -> list[Response]:
         if self._target is None:
             return []
+        for kind in self._types.values():
+            if kind.retired:  # the time of one may have come, and only now it is heard that it is wanted again
+                self._spare(kind, self._needed())
         out = list(self._stages(self._target, now))
         while self._retire(now) and (more := list(self._stages(self._target, now))):
             out += more
@@ -328,6 +331,12 @@ class AdsSession:
                 found.append(snapshot)
         return found
 
+    def _spare(self, kind: TypeState, needed: list[Snapshot]) -> list[str]:
+        """The obsolete; what is wanted again, or gone already, no longer waits to be removed."""
+        obsolete = self._obsolete(kind, needed)
+        kind.retired = {name: kind.retired[name] for name in obsolete if name in kind.retired}
+        return obsolete
+
     def _retire(self, now: float) -> bool:
         """Note what has lost its last user; True if something is due to be removed now."""
         needed = self._needed()
@@ -335,8 +344,7 @@ class AdsSession:
         due = False
         for url in (*REMOVALS, *(url for url in self._types if url not in REMOVALS)):
             kind = self._types[url]
-            obsolete = self._obsolete(kind, needed)
-            kind.retired = {name: kind.retired[name] for name in obsolete if name in kind.retired}
+            obsolete = self._spare(kind, needed)
             # A new listener may be refused because the old one still has its port, so LDS does not wait for LDS.
             if obsolete and self._quiet(refusals=url == LDS) and not any(user.excess for user in users):
                 for name in obsolete:
@@ -368,4 +376,6 @@ class AdsSession:
                 return False
             if (kind is routes or not refusals) and kind.refused.errors(view.of_type(kind.url)):
                 return False
+        if not routes.seen and listeners.sent and routes.view.of_type(RDS):
+            return False  # a client that came back has listeners: its routes are of whatever snapshot, until it asks
         return listeners.seen or not self._types[CDS].sub.wildcard
