@@ -1,12 +1,12 @@
 """The public conformance suites against Penstock: `make conformance`.
 
-Gateway API's own suite, then the tests of the Inference Extension, then an HPA that scales by our metrics. Ends with a line per profile, and exit status 1 if anything failed.
-The report, in the suite's own format, is written to --report.
+Gateway API's own suite, then the tests of the Inference Extension, then an HPA that scales by our metrics. What failed is quoted,
+with Penstock's own log. Ends with a line per profile, and exit status 1 if anything failed. The report, in the suite's own format,
+is written to --report.
 """
 
 import argparse
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +16,8 @@ from pathlib import Path
 import yaml
 
 from tests.conformance import inference
-from tests.conformance.bench import ROOT, Bench, accepted, bench
+from tests.conformance.bench import NAMESPACE, ROOT, Bench, accepted, bench
+from tests.conformance.said import Said
 
 PROFILES = "GATEWAY-HTTP,GATEWAY-GRPC,GATEWAY-TLS,GATEWAY-TCP,GATEWAY-UDP"
 SUITE = "gateway-api-conformance"
@@ -93,15 +94,23 @@ def _run(made: Bench, suite: str, given: argparse.Namespace, report: Path) -> in
         "-test.timeout=30m",
         *(f"--{name}={value}" for name, value in flags.items()),
     ]
+    said = Said()
     with (
         Path(given.log or os.devnull).open("w") as log,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/") as process,
     ):
         for line in process.stdout or ():
             log.write(line)
-            if given.run_test or re.match(r"\s*--- (PASS|FAIL)", line):
+            if said.hear(line) or given.run_test:
                 print(line, end="", flush=True)
+    if process.returncode:
+        print(*said.failures(), "=== Penstock's own log", _log(made), sep="\n")
     return process.returncode
+
+
+def _log(made: Bench) -> str:
+    pods = ("-n", NAMESPACE, "-l", "app.kubernetes.io/name=penstock")
+    return made.kubectl("logs", *pods, "--prefix", "--tail=100", check=False)
 
 
 def _summary(report: Path) -> int:
