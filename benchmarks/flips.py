@@ -30,6 +30,7 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2  # noqa
 from google.protobuf.json_format import MessageToJson, ParseDict
 
 from xds_server import server as xds
+from xds_server.ads import Timing
 from xds_server.facts import Acked, Nacked, Overdue, Response
 from xds_server.latest import Latest
 from xds_server.snapshot import EDS, RDS, Resource, Snapshot
@@ -201,7 +202,8 @@ class Observed:
                 return
 
 
-async def measure(flips: int, eds_delay_ms: int, workers: int) -> Row:
+async def measure(flips: int, eds_delay_ms: int, workers: int, *, clusters: int = 0, grace: float = 1.0) -> Row:
+    """`clusters`: so many in turn; 0: a new one each time. `grace`: seconds until one that is no longer used is removed."""
     observed, seen, stop = Observed(), Counter[str](), asyncio.Event()
     origin = await asyncio.start_server(backend, HOST, 0)
     backend_port, port = origin.sockets[0].getsockname()[1], free_port()
@@ -209,7 +211,13 @@ async def measure(flips: int, eds_delay_ms: int, workers: int) -> Row:
     snapshots = Latest[xds.Fleets]({"": first})
     loop = asyncio.get_running_loop()
     async with (
-        xds.serve([f"{HOST}:0"], snapshots, observed, stream=delay_endpoints(eds_delay_ms / 1000)) as server,
+        xds.serve(
+            [f"{HOST}:0"],
+            snapshots,
+            observed,
+            stream=delay_endpoints(eds_delay_ms / 1000),
+            timing=Timing(grace=grace),
+        ) as server,
         running_envoy(server.ports[0], workers),
     ):
         async with asyncio.timeout(STARTUP_S):
@@ -222,7 +230,7 @@ async def measure(flips: int, eds_delay_ms: int, workers: int) -> Row:
             began = loop.time()
             try:
                 for number in range(1, flips + 1):
-                    wanted = snapshot(f"c{number}", port, backend_port)
+                    wanted = snapshot(f"c{number % clusters if clusters else number}", port, backend_port)
                     snapshots.set({"": wanted})
                     async with asyncio.timeout(FLIP_S):
                         await observed.accepted(wanted.version(RDS))
