@@ -187,7 +187,8 @@ class InFlight:
             return None
         if entry.id and entry.id in self._ended:
             return None
-        if left and entry.request_id and entry.cluster.startswith("pool/") and len(self._early) < _REMEMBERED:
+        asked = not entry.cluster or entry.cluster.startswith("pool/")  # perhaps: Envoy names none before it routes
+        if left and asked and entry.request_id and len(self._early) < _REMEMBERED:
             self._early[entry.request_id] = entry
             return None
         if entry.id:

@@ -164,6 +164,8 @@ class SimServer:
             return await self._answer(request, self.ranks.engines[rank], job, answer, fault)
         except api.ApiError as error:
             return web.Response(status=error.status, body=error.body(), content_type="application/json")
+        except ConnectionError:  # the client has left, before the first byte
+            raise asyncio.CancelledError from None
 
     async def _fail(self, fault: Fault, request: web.Request) -> None:
         """Do what goes wrong before the engine sees the request. Raises ApiError."""

@@ -58,6 +58,25 @@ async def test_a_client_that_leaves_waits_no_longer(tmp_path: Path) -> None:
         assert (await gateway.outcome()).reason == "client_cancelled"
 
 
+async def test_nothing_stays_in_flight_of_clients_that_leave_as_they_are_decided(tmp_path: Path) -> None:
+    """Each is decided when a slot becomes free, and just then all leave: Envoy's log may tell it before the picker does."""
+    async with serving(sim("a", latency=replace(QUICK, decode_ms=5), max_num_seqs=2)) as (server,):
+        text = documents(GATEWAY, pool("base", [server]), ROUTE)
+        async with world(tmp_path, {"all.yaml": text}, picker_timeout=TIMEOUT) as gateway:
+            long = [asyncio.ensure_future(gateway.post("/v1/completions", BODY | {"max_tokens": 40})) for _ in range(6)]
+            speed = gateway.gateway.signals.latency.speed
+            await until(lambda: speed(server.address).slots == 2.0, "its slots to be known")
+            await asyncio.gather(*long)
+            for _ in range(60):
+                asked = [asyncio.ensure_future(gateway.post("/v1/completions", BODY)) for _ in range(12)]
+                await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+                for each in asked:
+                    each.cancel()
+                await asyncio.gather(*asked, return_exceptions=True)
+            await gateway.settled()
+            assert gateway.gateway.signals.inflight.count(server.address) == 0
+
+
 async def test_requests_wait_here_and_not_in_a_server_that_is_full(tmp_path: Path) -> None:
     """Nobody told us that it has two slots: the first requests have to queue there, the later ones need not."""
     slow = replace(QUICK, decode_ms=10)

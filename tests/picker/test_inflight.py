@@ -142,7 +142,7 @@ def test_a_client_that_leaves_during_the_pick_is_found_by_its_request_id() -> No
     assert not table._asked_for
 
 
-LEFT = LogEntry(request_id="r-1", flags=frozenset({"DC"}), cluster="pool/ns/pool", time=999.0)  # during the pick: no id
+LEFT = LogEntry(request_id="r-1", flags=frozenset({"DC"}), time=999.0)  # during the pick: no id, and no cluster yet
 
 
 def told(request_id: str = "r-1", status: int = 0) -> Outcome:
@@ -188,6 +188,12 @@ def test_a_log_that_overtakes_the_decision_ends_it() -> None:
     assert table.early("r-1") is None
     for _ in range(2):
         assert table.expired(0.0) == []
+
+
+def test_a_client_that_leaves_a_server_without_a_picker_is_reported_at_once() -> None:
+    outcome = InFlight().finished(replace(LEFT, cluster="service/ns/plain/80"))
+    assert outcome is not None
+    assert outcome.reason == "client_cancelled"
 
 
 def test_a_refusal_whose_entry_came_is_not_remembered() -> None:
