@@ -73,9 +73,11 @@ class FakeCollector:
         with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
             thread.start()
-            yield f"http://127.0.0.1:{server.server_port}"
-            server.shutdown()
-            thread.join()
+            try:
+                yield f"http://127.0.0.1:{server.server_port}"
+            finally:  # of a test that failed, too, or the thread would keep the process from ending
+                server.shutdown()
+                thread.join()
 
     @contextmanager
     def grpc(self) -> Iterator[str]:

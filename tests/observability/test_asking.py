@@ -37,9 +37,11 @@ def server(result: Any, status: int = 200) -> Iterator[tuple[str, list[dict[str,
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"http://127.0.0.1:{made.server_port}/", asked
-        made.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{made.server_port}/", asked
+        finally:
+            made.shutdown()
+            thread.join()
 
 
 def test_values_now() -> None:
