@@ -39,7 +39,8 @@ class Lines(Generic[T]):
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                self.dropped += await asyncio.to_thread(self._write, self.take())
+                lost = await asyncio.to_thread(self._write, self.take())
+                self.dropped += lost  # in two steps: what `offer` has dropped meanwhile counts too
         finally:
             self.dropped += self._write(self.take())
 

@@ -184,12 +184,13 @@ class _Pools:
         self._graphs, self._clock = graphs, clock
         self._of: Graph | None = None
         self._until: dict[str, dict[str, float]] = {}  # fleet -> pool -> when it is no longer asked for
+        self._next = math.inf  # when the first of these is
 
     def __call__(self, fleet: str) -> Collection[str]:
-        graph = self._graphs.value
-        if graph is not None and graph is not self._of:
+        graph, now = self._graphs.value, self._clock()
+        if graph is not None and (graph is not self._of or now >= self._next):
             self._of = graph
-            self._update(graph, self._clock())
+            self._update(graph, now)
         return self._until.get(fleet, {})
 
     def _update(self, graph: Graph, now: float) -> None:
@@ -199,6 +200,7 @@ class _Pools:
             left = {pool: min(until, now + _LINGER) for pool, until in self._until.get(name, {}).items() if until > now}
             found[name] = left | {f"{ref.namespace}/{ref.name}": math.inf for ref in used}
         self._until = found
+        self._next = min((until for pools in found.values() for until in pools.values()), default=math.inf)
 
 
 class _Owners:

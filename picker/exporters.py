@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from picker.accelerators import Busy, parse
+from picker.reading import whole
 from picker.signals import Signals
 from picker.stage import Profile
 from xds_server.model.exporter import Exporter
@@ -95,7 +96,7 @@ class Exporters:
         try:
             async with session.get(target.url) as answer:
                 answer.raise_for_status()
-                page = await answer.content.read(_LARGEST)
+                page = await whole(answer, _LARGEST)
         except (aiohttp.ClientError, TimeoutError, OSError):
             self._answered(target.url, None)
         else:

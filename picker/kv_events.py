@@ -21,6 +21,7 @@ from picker.facts import Outcome
 from picker.kv_messages import LARGEST
 from picker.kv_source import KvSource
 from picker.precise import Precise
+from picker.reading import whole
 from xds_server.model.graph import Endpoint, Pool
 
 SOURCES = "/kv_event_sources"
@@ -306,7 +307,7 @@ class KvEvents:
         if self._session is not None:
             try:
                 async with self._session.get(f"http://{one.endpoint.host_port}{SOURCES}") as response:
-                    page = await response.content.read(1 << 16)
+                    page = await whole(response, 1 << 16)
                     alone = not one.endpoint.by_header  # behind one port rank 0 speaks for no other
                     found = ports_of(page, one.endpoint.rank, alone=alone) if response.status == 200 else None
             except (aiohttp.ClientError, TimeoutError, OSError):

@@ -299,8 +299,9 @@ class Precise:
         prompt, salt = asked.request.prompt, asked.request.cache_salt
         names = (asked.model, asked.model.partition(":")[2])  # SGLang: base:adapter
         adapter = [name for name in names if name in self.adapters][:1]
+        sizes = {size: table for size, table in self.links.items() if rendered is None or size % rendered.step == 0}
         linked = 0
-        for size, table in self.links.items():
+        for size, table in sizes.items():
             count = len(tokens) // (size * 4)
             first = extra_of([*adapter, salt] if salt else adapter)
             extra = [first] + [extra_of(adapter)] * count if first else []
@@ -310,7 +311,8 @@ class Precise:
             found = links(len(asked.hashes), keys, ends)
             table.add(asked.hashes, found)
             linked = max(linked, len(found))
-        self._in_vain.update(dict.fromkeys(asked.hashes[linked:]))
+        if len(sizes) == len(self.links):  # else one has come since it was asked, and asks again
+            self._in_vain.update(dict.fromkeys(asked.hashes[linked:]))
         while len(self._in_vain) > _MOST:
             self._in_vain.popitem(last=False)
         return linked

@@ -79,7 +79,7 @@ class ExtProcServer:
         """`admit` is asked with the context of each stream and the pool that it names, and aborts those that may not ask for it."""
         self._clock = clock
         self._waiting: dict[str, asyncio.Future[Answer]] = {}
-        self._woken = False
+        self._woken = self._ending = False
         self._timer: asyncio.TimerHandle | None = None
         self._admit = admit
         self._decider = decider
@@ -117,8 +117,8 @@ class ExtProcServer:
         try:
             yield ports
         finally:
-            self._decider.close(self._clock())
-            self._poll()
+            self._ending = True
+            self._dismiss()
             await server.stop(grace)
             if self._timer is not None:
                 self._timer.cancel()
@@ -191,8 +191,15 @@ class ExtProcServer:
         if session.waiting is None:
             return None
         found = self._waiting[session.waiting] = asyncio.get_running_loop().create_future()
+        if self._ending:  # its headers came before: it is still served, but nobody waits any more
+            self._dismiss()
         self._set_timer()
         return found
+
+    def _dismiss(self) -> None:
+        """Whoever waits is answered."""
+        self._decider.close(self._clock())
+        self._poll()
 
     def wake(self) -> None:
         """Something has changed that may let a request go: one ended, a scrape came, endpoints came. Cheap while nobody waits."""

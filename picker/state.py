@@ -57,9 +57,10 @@ class State:
         """The endpoints that may be chosen for a model. Raises NoEndpoint."""
         if len(model) > LONGEST or not self.pool.model_lists:
             model = ""  # no server lists it, or nobody cares
+        edition = served.edition(now)  # what is too old is forgotten
         if subset is not None:
             return self._among(schedule.hinted(self.pool.endpoints, subset), model, served)
-        if (edition := served.edition(now)) != self._edition or len(self._candidates) > _MODELS:
+        if edition != self._edition or len(self._candidates) > _MODELS:
             self._candidates, self._edition = {}, edition
         found = self._candidates.get(model)
         if found is None:

@@ -29,6 +29,7 @@ from xds_server.subscription import Flight, TypeState
 
 GATED = (CDS, LDS, RDS)  # each waits for the ACK of the one before
 FULL_STATE = (CDS, LDS)  # in SotW a resource that is absent from these is deleted
+LATE = 16  # responses that nobody waits for any more, and whose refusal is still heard
 REMOVALS = (LDS, RDS, CDS, EDS, SDS)  # a resource goes after whatever may refer to it
 
 
@@ -64,9 +65,13 @@ class AdsSession:
         if not self._named:
             self.node, self._named = request.node or self.node, True
         kind = self._types.setdefault(request.type_url, TypeState(request.type_url))
+        late = kind.late.pop(request.nonce, None)
+        if late is not None and request.error is not None:
+            self._nacked(kind, late, request.error, now)
         if not self.delta and request.nonce and request.nonce != str(kind.serial):
             return []  # a request about the newest response will follow
         if kind.flight is not None and request.nonce == kind.flight.nonce:
+            kind.late.clear()  # answers come in the order of the responses
             if request.error is None:
                 self._acked(kind, kind.flight, now)
             else:
@@ -168,11 +173,16 @@ class AdsSession:
         An error that names resources (CDS, LDS) is about these alone: the others are in use, what was removed is gone. One that
         names none may have come before, after or in the middle of the response: what Envoy holds of it is unknown.
         """
-        kind.flight, kind.checked = None, ()
-        named = blame(kind.url, error, flight.added)
-        certain = bool(named) or len(flight.added) == 1
-        blamed = named or tuple(flight.added)
+        late = flight is not kind.flight
+        if not late:
+            kind.flight = None
+        kind.checked = ()
         whole = not self.delta and kind.url in FULL_STATE  # every response says all: `sent` has what can be sent again
+        # A response that says all may be refused for what one before it added, and is not answered yet.
+        known = sorted({*flight.added, *kind.sent, *kind.doubtful}) if whole else tuple(flight.added)
+        named = blame(kind.url, error, known)
+        certain = bool(named) or len(flight.added) == 1
+        blamed = tuple(name for name in named or flight.added if name in flight.added)
         for name in blamed:
             resource, prior = flight.added[name], flight.prior[name]
             if kind.sent.get(name) is resource:
@@ -194,7 +204,8 @@ class AdsSession:
             )
         if certain:
             kind.suspects -= flight.added.keys()
-            self._completed(kind, flight)
+            if not late:
+                self._completed(kind, flight)
         else:
             kind.suspects |= set(blamed)
         seconds = now - flight.since
@@ -302,6 +313,8 @@ class AdsSession:
         kind.asked -= prior.keys()
         kind.opened = False
         kind.serial += 1
+        if kind.flight is not None:  # overdue: it may be answered yet
+            kind.late = dict([*kind.late.items(), (kind.flight.nonce, kind.flight)][-LATE:])
         version = view.version(kind.url)
         completes = None if kind.suspects else view
         flight = Flight(str(kind.serial), version, {r.name: r for r in added}, prior, tuple(removed), now, completes)

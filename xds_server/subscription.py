@@ -106,6 +106,7 @@ class TypeState:
         self.asked: set[str] = set()  # names that wait for an answer
         self.opened = False  # a wildcard that waits for an answer, even an empty one
         self.flight: Flight | None = None
+        self.late: dict[str, Flight] = {}  # by nonce: not answered, and no longer waited for
         self.serial = 0
         self.view: Snapshot | None = None  # the snapshot that is being sent
         self.done: Snapshot | None = None  # the newest that has been sent, and acknowledged or given up

@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import threading
+from typing import Any
 
 import pytest
 
@@ -54,3 +56,29 @@ async def test_a_closed_stream_is_counted() -> None:
     lines = Lines(stream, made, 10, LOST)
     await written(lines, 1)
     assert lines.dropped == 1
+
+
+async def test_what_is_dropped_while_the_stream_is_slow_is_counted() -> None:
+    loop, begun, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    class Slow(io.BytesIO):
+        def write(self, data: Any) -> int:
+            loop.call_soon_threadsafe(begun.set)
+            go_on.wait(10)
+            return super().write(data)
+
+    stream = Slow()
+    lines = Lines(stream, made, 2, LOST)
+    task = asyncio.create_task(lines.run())
+    lines.offer(1)
+    await begun.wait()
+    for item in (2, 3, 4):
+        lines.offer(item)
+    assert lines.dropped == 1
+    go_on.set()
+    while stream.getvalue() != b"1\n2\n3\n":
+        await asyncio.sleep(0)
+    assert lines.dropped == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -181,6 +181,7 @@ def test_an_envoy_asks_for_the_pools_of_its_own_gateway_and_a_while_for_those_it
     assert "d/p" not in pools("d/other")
     graphs.set(graph(gateway(), gateway("other"), pool("p"), per_gateway=True))
     assert "d/p" in pools("d/gw")
-    now = 1000.0
+    now = 1000.0  # though nothing else has changed
+    assert "d/p" not in pools("d/gw")
     graphs.set(graph(gateway(), pool("p"), per_gateway=True))
     assert "d/p" not in pools("d/gw")

@@ -26,7 +26,7 @@ class Page:
     def __init__(self, text: str | None) -> None:
         self.text, self.asked = text, 0
 
-    async def serve(self, _: web.Request) -> web.Response:
+    async def serve(self, _: web.Request) -> web.StreamResponse:
         self.asked += 1
         return web.Response(status=500) if self.text is None else web.Response(text=self.text)
 
@@ -67,6 +67,27 @@ async def test_one_exporter_of_a_node_is_asked_once_for_all_its_pods() -> None:
             await until(lambda: of(signals, pods[1]), "figures")
             assert [of(signals, each) for each in pods] == [0.3, 0.8, None]
             assert page.asked == 1
+
+
+class Slowly(Page):
+    """A line at a time: a page of a node with many pods comes in several packets."""
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        for line in (self.text or "").splitlines(keepends=True):
+            await answer.write(line.encode())
+            await asyncio.sleep(FAST)
+        return answer
+
+
+async def test_a_page_that_comes_in_pieces_is_read_to_its_end() -> None:
+    page = Slowly("".join(f'DCGM_FI_DEV_GPU_UTIL{{namespace="ns",pod="{name}"}} 30\n' for name in "ab"))
+    async with exporter(page) as port:
+        pods = [Endpoint(f"10.0.0.{i}", 8000, pod=name, host="127.0.0.1") for i, name in enumerate("ab")]
+        async with running(("ns", Exporter(port, on_node=True), pods)) as (signals, _):
+            await until(lambda: of(signals, pods[0]), "figures")
+            assert [of(signals, each) for each in pods] == [0.3, 0.3]
 
 
 async def test_what_an_exporter_does_not_say_any_more_is_not_known() -> None:

@@ -134,14 +134,21 @@ async def test_a_server_that_comes_back_is_heard_again() -> None:
 
 @asynccontextmanager
 async def sources(*answers: object) -> AsyncIterator[tuple[Endpoint, list[int]]]:
-    """An endpoint that says where it publishes: a status, a text, or what becomes JSON, the last one again and again."""
+    """An endpoint that says where it publishes: a status, a text, pieces of one, or what becomes JSON, the last again and again."""
     asked: list[int] = []
 
-    async def say(_: web.Request) -> web.Response:
+    async def say(request: web.Request) -> web.StreamResponse:
         asked.append(1)
         answer = answers[min(len(asked), len(answers)) - 1]
         if isinstance(answer, int):
             return web.Response(status=answer)
+        if isinstance(answer, tuple):
+            stream = web.StreamResponse()
+            await stream.prepare(request)
+            for piece in answer:
+                await stream.write(piece.encode())
+                await asyncio.sleep(0.01)
+            return stream
         return web.Response(text=answer) if isinstance(answer, str) else web.json_response(answer)
 
     app = web.Application()
@@ -158,6 +165,12 @@ async def sources(*answers: object) -> AsyncIterator[tuple[Endpoint, list[int]]]
 async def test_a_server_is_asked_where_it_publishes(server: Server) -> None:
     found = [{"data_parallel_rank": 0, "endpoint": f"tcp://192.0.2.1:{server.port}"}]  # of it only the port is believed
     async with sources(404, "?", found) as (endpoint, _), listening(Known(KvSource()), endpoint):
+        await server.heard()
+
+
+async def test_an_answer_that_comes_in_pieces_is_read_to_its_end(server: Server) -> None:
+    pieces = ('[{"data_parallel_rank": 0, ', f'"endpoint": "tcp://127.0.0.1:{server.port}"}}]')
+    async with sources(pieces) as (endpoint, _), listening(Known(KvSource()), endpoint, again=3600.0):
         await server.heard()
 
 

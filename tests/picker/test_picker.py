@@ -280,6 +280,13 @@ def test_what_changes_counts_at_once_and_what_is_old_does_not() -> None:
     assert picker.decide(late).candidates == 3
 
 
+def test_what_is_old_does_not_count_where_a_gateway_names_a_subset_either() -> None:
+    picker, _ = listed("m", "base", "base")
+    subset = (str(A), str(B))
+    late = Ask(InferenceRequest("/", model="m"), "ns/pool", subset, "late", 30.0, 5.0)
+    assert picker.decide(late).candidates == 2
+
+
 def test_the_rewritten_model_counts() -> None:
     picker, _ = listed("base", "base canary", "base", rewrites=(rewrite(RewriteRule(("m",), (("canary", 1),))),))
     assert everywhere(picker) == {str(B)}

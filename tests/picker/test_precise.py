@@ -6,6 +6,7 @@ from dataclasses import replace
 from hypothesis import given, strategies as st
 
 from picker.facts import Decision, Outcome
+from picker.kv_links import Rendered
 from picker.kv_messages import Batch, Cleared, Removed
 from picker.precise import BELIEVED, SPECULATIVE, Precise, Unlinked
 from picker.prefix import BLOCK_TOKENS, PrefixIndex, hash_blocks
@@ -241,6 +242,22 @@ def test_a_tokenizer_is_asked_for_what_comes_again_and_once() -> None:
     assert wants() == "again"
     world.precise.link(Unlinked("ns/p", "m", InferenceRequest("/x", prompt=b"?"), hashes), b"", None)
     assert not wants()  # in vain
+
+
+def test_a_size_that_came_while_a_tokenizer_answered_is_asked_for_again() -> None:
+    """SGLang tells the text of so many tokens at a time as the sizes of before were multiples of."""
+    world = World()
+    hashes = world.hashes(1, 2)
+    world.prefixes.record(A, hashes)
+    world.stores(A, 1)
+    prompt = b"x" * 4 * 2 * BLOCK_TOKENS
+    asked = Unlinked("ns/p", "m", InferenceRequest("/v1/completions", model="m", prompt=prompt), hashes)
+    tokens = array("I", ids(1, 2)).tobytes()
+    half = len(prompt) // 2
+    assert world.precise.link(asked, tokens, Rendered(prompt, [half, 2 * half], step=BLOCK_TOKENS)) == 0
+    assert world.precise.wants(hashes, world.prefixes.match(hashes)) == "again"
+    ends = range(half // 4, len(prompt) + 1, half // 4)
+    assert world.precise.link(asked, tokens, Rendered(prompt, ends, step=SIZE)) > 0
 
 
 def test_adapters_have_blocks_of_their_own() -> None:

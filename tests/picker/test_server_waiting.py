@@ -180,3 +180,23 @@ async def test_waking_costs_nothing_while_nobody_waits() -> None:
     site = Site()
     site.server.wake()
     assert not site.server._woken
+
+
+async def test_a_body_that_comes_as_the_gateway_ends_does_not_wait() -> None:
+    """Its headers came before, so its stream is still served; nobody would tell it that its time is over."""
+    site = Site()
+    listening = site.server.listen([Address("127.0.0.1:0")], grace=5.0)
+    port, *_ = await listening.__aenter__()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        client = Client(channel)
+        await (await asked(client)).read()
+        late = client.process("ns/pool")
+        await late.write(headers(BUFFERED))
+        await late.read()
+        ending = asyncio.create_task(listening.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        await late.write(body(GOOD))
+        replies = [await late.read(), await late.read()]
+        await ending
+    assert [reply.immediate_response.status.code for reply in replies if reply is not grpc.aio.EOF][-1] == 503
+    assert site.facts[-1].reason == "shutting_down"

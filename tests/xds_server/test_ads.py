@@ -3,7 +3,7 @@
 import pytest
 
 from tests.xds_server.model_envoy import ANY, Peer, one, resource
-from xds_server.facts import Acked, Nacked, Overdue, Pushed
+from xds_server.facts import Acked, Nacked, Overdue, Pushed, Request
 from xds_server.snapshot import CDS, EDS, LDS, RDS, SDS, Snapshot
 
 
@@ -83,6 +83,24 @@ def test_the_gate_opens_at_its_deadline_and_the_proxy_is_degraded() -> None:
     assert [fact for fact in peer.session.facts() if isinstance(fact, Overdue)] == [Overdue(ANY, CDS, 15.0)]
     peer.ack(CDS)
     assert not peer.session.degraded
+
+
+@pytest.mark.parametrize("delta", [True, False])
+def test_a_refusal_that_comes_too_late_is_of_what_it_names(delta: bool) -> None:
+    """Envoy answers one response after the other, also those that nobody waits for any more."""
+    peer = Peer(delta=delta)
+    clusters = [resource(name) for name in ("a", "b", "c")]
+    error = "Error adding/updating cluster(s) a: is bad"
+    peer.update(Snapshot.of(clusters=clusters[:1]))
+    peer.ask(CDS)
+    first = peer.last[CDS]
+    peer.wait(15.0)
+    assert peer.update(Snapshot.of(clusters=clusters[:2])) == [(CDS, ["b"] if delta else ["a", "b"], [])]
+    assert peer.took(peer.session.receive(Request(CDS, first.nonce, error), peer.now)) == []
+    assert peer.ack(CDS, None if delta else error) == []  # in the state of the world it is said twice
+    (status,) = peer.session.status().types
+    assert (status.state, status.errors) == ("NACKED", {"a": error})
+    assert peer.update(Snapshot.of(clusters=clusters)) == [(CDS, ["c"] if delta else ["b", "c"], [])]
 
 
 def test_nothing_is_removed_while_routes_are_overdue() -> None:

@@ -85,6 +85,10 @@ class Lease:
                 self._lead(False)
             return
         if ours:
+            if not self._leading.value:
+                self._lead(
+                    False
+                )  # over by the clock, and perhaps nobody was told: who asked meanwhile has to ask again
             self._renewed = began
             self._leading.until = self._limit()
         self._lead(ours)

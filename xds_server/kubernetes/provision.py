@@ -33,6 +33,10 @@ _COLLECTIONS = {
 }
 
 
+class _NotLeading(Exception):
+    """Another replica may have begun: what is left is its own to do."""
+
+
 class Provisioner:
     """`run` applies; a fact for each Gateway served and each failure goes to `observe`."""
 
@@ -50,7 +54,8 @@ class Provisioner:
     ) -> None:
         self._api, self._graphs, self._leading, self._manifests = api, graphs, leading, manifests
         self._observe, self._keeps, self._again, self._backoff = observe, keeps, again, backoff
-        self._applied: dict[str, Mapping[str, str]] = {}  # fleet -> path of an object -> hash of what was applied
+        # fleet -> path of an object -> hash of what was applied; "" where nobody knows what is there
+        self._applied: dict[str, dict[str, str]] = {}
         self._failures: dict[str, int] = {}
         self._due: dict[str, float] = {}  # fleet -> not before: after a failure
         self._wake = asyncio.Event()
@@ -103,6 +108,8 @@ class Provisioner:
         """A Gateway that cannot be provisioned harms no other."""
         try:
             await work
+        except _NotLeading:
+            pass
         except ApiError as error:
             failures = self._failures[name] = self._failures.get(name, 0) + 1
             delay = self._backoff.delay(failures, lambda: 0.5, error.retry_after)
@@ -122,21 +129,23 @@ class Provisioner:
             if before.get(path) != digest:
                 if path not in before:
                     await self._check(path, manifest)
+                else:
+                    done[path] = ""  # until it is answered: it may be done though no answer comes
+                self._must_lead()
                 await self._api.apply(path, manifest, MANAGER)
                 done[path] = digest
         # A Gateway whose last listener goes keeps its Service, and so its address, for the listener that comes; one of another
         # class has another.
         renamed = any(map(_is_service, wanted))
         gone = [path for path in before if path not in wanted and (renamed or not _is_service(path))]
-        await self._remove(gone)
-        for path in gone:
-            done.pop(path, None)
+        await self._remove(gone, done)
         if done != before:
             self._observe(Provisioned(name, len(wanted)))
 
     async def _abandon(self, name: str) -> None:
         """Forgotten only once it is gone: what could not be removed is tried again."""
-        await self._remove(self._applied[name])
+        known = self._applied[name]
+        await self._remove(list(known), known)
         del self._applied[name]
 
     async def _check(self, path: str, manifest: Json) -> None:
@@ -153,13 +162,22 @@ class Provisioner:
                 409, "AlreadyExists", f"{what} exists and belongs to someone else; delete it or rename the Gateway"
             )
 
-    async def _remove(self, paths: Any) -> None:
+    async def _remove(self, paths: list[str], known: dict[str, str]) -> None:
+        """One by one, out of `known` too: should the fleet come back before all are gone, it needs anew what is."""
         for path in paths:
+            self._must_lead()
+            known[path] = ""
             try:
                 await self._api.delete(path)
             except ApiError as error:
                 if error.code != 404:
                     raise
+            del known[path]
+
+    def _must_lead(self) -> None:
+        """Asked before each write: by the clock, for a process that was stopped for a while does not know yet. Raises _NotLeading."""
+        if not self._leading.value:
+            raise _NotLeading
 
 
 def _owner(manifest: Mapping[str, Any]) -> frozenset[str]:

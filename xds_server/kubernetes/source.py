@@ -89,7 +89,8 @@ class Source:
         self._running: dict[Query, Running] = {}
         self._watches = 0
         self._dirty, self._rediscover = asyncio.Event(), asyncio.Event()
-        self._waiting: float | None = None  # since when a state waits for what it refers to
+        self._waiting: dict[Query, float] = {}  # not answered, and since when a state refers to it
+        self._held_back: float | None = None  # since when no state was published for that
         self._tasks = asyncio.TaskGroup()
 
     async def run(self) -> None:
@@ -179,24 +180,31 @@ class Source:
             return
         needed = [*base, *dict.fromkeys(self._dependent(base))]
         self._start(needed)
-        if any(not self._running[query].answered for query in needed):
-            if self._patient():
-                return
+        unanswered = [query for query in needed if not self._running[query].answered]
+        if self._patient(unanswered):
+            return
+        if unanswered:
             needed = list(dict.fromkeys([*self._running, *needed]))  # the old stays until the new has been read
         else:
-            self._waiting = None
             for query in self._running.keys() - needed:
                 self._stop(query)
             self._dirty.clear()  # set by what was just let go
         self._states.set(self._state(needed))
 
-    def _patient(self) -> bool:
-        loop = asyncio.get_running_loop()
+    def _patient(self, unanswered: list[Query]) -> bool:
+        """Whether to wait for these. Each has its own time, and then takes none of the others'; no state waits longer than one has."""
+        loop, patience = asyncio.get_running_loop(), self._pace.patience
         now = loop.time()
-        if self._waiting is None:
-            self._waiting = now
-            loop.call_later(self._pace.patience, self._dirty.set)
-        return now - self._waiting < self._pace.patience
+        for query in unanswered:
+            if query not in self._waiting:
+                loop.call_later(patience, self._dirty.set)
+        self._waiting = {query: self._waiting.get(query, now) for query in unanswered}
+        if any(now - since < patience for since in self._waiting.values()):
+            self._held_back = now if self._held_back is None else self._held_back
+            if now - self._held_back < patience:
+                return True
+        self._held_back = None
+        return False
 
     def _state(self, queries: list[Query]) -> ClusterState:
         objects: dict[ObjectRef, Object] = {}

@@ -122,3 +122,18 @@ async def test_a_process_that_was_stopped_does_not_lead_for_a_moment_more() -> N
             await replica.until(leads=False)
             await replica.until(leads=True)  # the Lease is still ours
     assert [each.leading for each in replica.facts.of(LeadershipChanged)] == [True, False, True, False]
+
+
+async def test_a_renewal_that_comes_after_the_time_was_over_tells_so() -> None:
+    """By the clock it was over, but not by that of the loop, which is older: who asked meanwhile was told no, and must ask again."""
+    fake = FakeApi()
+    async with fake.serve() as api:
+        replica = Replica(api, "one")
+        async with running(replica.lease.run()):
+            await replica.until(leads=True)
+            told = replica.leading.version
+            replica.leading.until = time.monotonic()
+            assert replica.leading.value is False
+            _, leads = await replica.leading.next(told)
+            assert leads
+    assert [each.leading for each in replica.facts.of(LeadershipChanged)] == [True, False, True, False]

@@ -1,5 +1,6 @@
 """The provisioner: what a fleet needs is applied when it changes, again when it failed, and removed with the fleet."""
 
+from collections.abc import Callable
 from typing import Any
 
 from tests.xds_server.kubernetes.helpers import QUICK, Facts, running, soon
@@ -20,6 +21,7 @@ class FakeApi:
         self.objects: dict[str, Json] = {}
         self.calls: list[tuple[str, str]] = []
         self.failing: dict[str, int] = {}
+        self.applied: Callable[[str], None] = lambda _: None
 
     async def apply(self, path: str, body: Json, manager: str) -> Json:
         assert manager == "penstock"
@@ -28,6 +30,7 @@ class FakeApi:
             self.failing[path] -= 1
             raise ApiError(403, "Forbidden", "no")
         self.objects[path] = body
+        self.applied(path)
         return body
 
     async def get(self, path: str) -> Json:
@@ -146,6 +149,59 @@ async def test_only_the_leader_applies() -> None:
         assert here.api.calls == []
         here.leading.set(True)
         await here.facts.until(lambda: len(here.facts.of(Provisioned)) == 2)
+
+
+async def test_who_leads_no_more_leaves_the_rest_to_the_next_leader() -> None:
+    here = World("a", "b")
+
+    def replaced(_: str) -> None:
+        here.leading.set(False)
+
+    here.api.applied = replaced
+    async with running(here.provisioner.run()):
+        await soon(lambda: here.api.calls)
+        await soon(lambda: not here.provisioner._applied)
+        here.graphs.set(world("a"))
+        await soon(lambda: True)
+        assert here.api.calls == [("apply", A)]
+
+
+async def test_what_comes_back_while_it_is_removed_is_applied_again() -> None:
+    here = World("a")
+    more = f"{A}-more"
+
+    def two(name: str, fleet: Fleet) -> list[Json]:
+        (one,) = config_map(name, fleet)
+        return [one, {**one, "metadata": {"namespace": "d", "name": "a-more"}}]
+
+    here.provisioner._manifests = two
+    async with running(here.provisioner.run()):
+        await here.facts.until(lambda: here.facts.of(Provisioned))
+        here.api.failing[more] = 1_000_000
+        here.graphs.set(world())
+        await here.facts.until(lambda: here.facts.of(ProvisionFailed))
+        assert here.api.objects.keys() == {more}
+        here.graphs.set(world("a"))
+        here.api.failing.clear()
+        await soon(lambda: here.api.objects.keys() == {A, more})
+
+
+async def test_what_an_answer_that_was_lost_has_changed_is_changed_back() -> None:
+    here = World("a")
+    value = "1"
+    here.provisioner._manifests = lambda name, fleet: [{**config_map(name, fleet)[0], "data": {"value": value}}]
+
+    def lost(_: str) -> None:
+        nonlocal value
+        value, here.api.applied = "1", lambda _: None
+        raise ApiError(0, "Unreachable", "no answer in time")
+
+    async with running(here.provisioner.run()):
+        await here.facts.until(lambda: here.facts.of(Provisioned))
+        value, here.api.applied = "2", lost
+        here.graphs.set(world("a", "b"))
+        await here.facts.until(lambda: here.facts.of(ProvisionFailed))
+        await soon(lambda: here.api.objects[A]["data"]["value"] == "1")
 
 
 async def test_everything_is_applied_again_from_time_to_time() -> None:

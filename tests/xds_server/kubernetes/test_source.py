@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.xds_server.kubernetes.fake_api import KINDS, FakeApi, Refused
+from tests.xds_server.kubernetes.fake_api import KINDS, Asked, FakeApi, Refused
 from tests.xds_server.kubernetes.helpers import GROUP, TIMING, Facts, certain, running
 from xds_server.kubernetes.api import Api
 from xds_server.kubernetes.facts import KindsChanged, WatchFailed
@@ -211,6 +211,29 @@ async def test_an_object_that_cannot_be_asked_about_is_not_waited_for_for_ever(f
         state = await world.until(lambda _: True)
         assert names(state, Gateway) == ["gw"] and not state.all(Secret)
         released.set()
+
+
+async def test_one_that_is_not_waited_for_any_more_takes_no_other_s_time(fake: FakeApi) -> None:
+    """One that is never answered would else make every new certificate, of any Gateway, be named before it is read."""
+    gateway(fake, "one")
+    gateway(fake, "mute", name="stuck")
+    for name in ("one", "two"):
+        secret(fake, name)
+    released = asyncio.Event()
+
+    async def wait(asked: Asked) -> None:
+        if "mute" in (asked.name, asked.query.get("fieldSelector", "").removeprefix("metadata.name=")):
+            await released.wait()
+
+    fake.before.append(wait)
+    world = World(fake, Pace(settle=0.0, patience=1.0))
+    async with fake.serve() as api, running(world.run(api)):
+        assert names(await world.until(lambda _: True), Secret) == ["one"]
+        gateway(fake, "two")
+        two = ObjectRef("", "Secret", "default", "two")
+        state = await world.until(lambda state: two in certificates(state))
+        released.set()
+    assert two in state.objects
 
 
 async def test_beyond_the_limit_of_watches_objects_are_read_by_name(fake: FakeApi) -> None:
