@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from penstock.sim.server import SimServer
 from picker.facts import Decision
 from picker.precise import Feed
 from tests.e2e.manifests import GATEWAY, pool, route, rule, to_pool
-from tests.e2e.waiting import until
+from tests.e2e.waiting import eventually, until
 from tests.e2e.world import World, serving, sim, world
 
 pytestmark = pytest.mark.envoy
@@ -43,11 +44,17 @@ class Rig:
 
     async def warm(self) -> SimServer:
         """Until the prompt is linked; the server that has it."""
-        first = await self.ask()
-        await until(lambda: self.feed(first.endpoints[0]).events, "its events")
+        heard = {each.address: self.feed(each.address).events for each in self.servers}
+        address = (await self.ask()).endpoints[0]
+        await until(lambda: self.feed(address).events > heard[address], "its events")
         await self.ask()  # it comes again: a tokenizer is asked
         await until(lambda: self.world.gateway.tokenizer.linked, "the tokenizer's answer")
-        return next(each for each in self.servers if each.address == first.endpoints[0])
+        return next(each for each in self.servers if each.address == address)
+
+    async def joined(self, server: SimServer) -> bool:
+        """Whether what it publishes is heard: nobody tells a publisher's subscriber that it has been let in."""
+        await self.direct(server, "/reset_prefix_cache")
+        return self.feed(server.address).events > 0
 
     async def direct(self, server: SimServer, path: str, body: Any = None) -> None:
         """Past the gateway."""
@@ -87,6 +94,9 @@ async def rig(folder: Path, events: str = "auto") -> AsyncIterator[Rig]:
             made = Rig(found, servers)
             listened = found.gateway.kv_events._subscriptions
             await until(lambda: len(listened) == 2 and all(one.port for one in listened.values()), "both ports")
+            for each in servers:
+                await eventually(partial(made.joined, each), "to be heard")
+                await made.told(each)
             yield made
 
 
