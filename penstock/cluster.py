@@ -51,6 +51,7 @@ log = logging.getLogger("penstock")
 AUTHORITY = "penstock-authority"  # the Secret
 LEASE = "penstock"
 _LINGER = 300.0  # seconds
+Keeps = Callable[[str], bool]  # whether a fleet that no Graph has now is to stay
 _ATTACHED = frozenset({"ServiceAccount", "ConfigMap"})
 
 
@@ -151,28 +152,32 @@ async def joined(
             work.append(Provisioner(api, graphs, leading, makes, observe, keeps=makes.keeps).run)
         found = Joined(
             credentials=certificate.credentials,
-            identify=_admission(api, graphs),
+            identify=_admission(api, graphs, lambda name: _stays(states.value, name)),
             trust=trust(infrastructure),
             api=api,
             certificate=certificate,
             authority=keys.certificate,
             work=(),
             changed=asyncio.Event(),
-            pools=_Pools(graphs),
+            pools=_Pools(graphs, keeps=lambda name: _stays(states.value, name)),
         )
         work += [lambda: _tell(graphs, told, found), lambda: _follow(graphs, found.changed)]
         found.work = tuple(work)
         yield found
 
 
-def _admission(api: Api, graphs: Latest[Graph]) -> Admission:
+def _admission(api: Api, graphs: Latest[Graph], keeps: Keeps) -> Admission:
+    """By the newest Graph. The Envoys of a Gateway that is to stay, though no Graph has it now, go on with what they have."""
+
     async def review(body: Mapping[str, Any]) -> Mapping[str, Any]:
         return await api.create("/apis/authentication.k8s.io/v1/tokenreviews", dict(body))
 
-    held = _Owners(graphs)
+    held = _Owners(graphs, keeps)
 
     def fleet(account: Account) -> str | None:
-        return fleet_of(held())(account)
+        name, graph = fleet_of(held())(account), graphs.value
+        gone = name is None or graph is None or (name not in graph.fleets and not keeps(name))
+        return None if gone else name
 
     return Admission(review, fleet, clock=time.time)
 
@@ -180,8 +185,10 @@ def _admission(api: Api, graphs: Latest[Graph]) -> Admission:
 class _Pools:
     """The pools that each fleet may ask for. One that its last route has just left is asked for until its Envoys know that."""
 
-    def __init__(self, graphs: Latest[Graph], clock: Callable[[], float] = time.monotonic) -> None:
-        self._graphs, self._clock = graphs, clock
+    def __init__(
+        self, graphs: Latest[Graph], clock: Callable[[], float] = time.monotonic, keeps: Keeps = lambda _: False
+    ) -> None:
+        self._graphs, self._clock, self._keeps = graphs, clock, keeps
         self._of: Graph | None = None
         self._until: dict[str, dict[str, float]] = {}  # fleet -> pool -> when it is no longer asked for
         self._next = math.inf  # when the first of these is
@@ -194,7 +201,7 @@ class _Pools:
         return self._until.get(fleet, {})
 
     def _update(self, graph: Graph, now: float) -> None:
-        found: dict[str, dict[str, float]] = {}
+        found = {name: left for name, left in self._until.items() if name not in graph.fleets and self._keeps(name)}
         for name, fleet in graph.fleets.items():
             used = [backend.ref for backend in fleet.backends.values() if backend.pool]
             left = {pool: min(until, now + _LINGER) for pool, until in self._until.get(name, {}).items() if until > now}
@@ -206,15 +213,18 @@ class _Pools:
 class _Owners:
     """Whose each name of what is made is, by the newest Graph. Worked out once for a Graph: every stream of a picker asks."""
 
-    def __init__(self, graphs: Latest[Graph]) -> None:
-        self._graphs = graphs
+    def __init__(self, graphs: Latest[Graph], keeps: Keeps = lambda _: False) -> None:
+        self._graphs, self._keeps = graphs, keeps
         self._of: Graph | None = None
+        self._gateways: dict[str, Gateway] = {}  # by their fleets
         self._owners: Mapping[tuple[str, str], Gateway] = {}
 
     def __call__(self) -> Mapping[tuple[str, str], Gateway]:
         graph = self._graphs.value
         if graph is not None and graph is not self._of:
-            self._owners = owners(fleet.gateway for fleet in graph.fleets.values() if fleet.gateway is not None)
+            left = {name: each for name, each in self._gateways.items() if self._keeps(name)}
+            self._gateways = left | {name: each.gateway for name, each in graph.fleets.items() if each.gateway}
+            self._owners = owners(self._gateways.values())
             self._of = graph
         return self._owners
 
@@ -294,17 +304,21 @@ class _Maker:
         return made if known == uid or not uid else []
 
     def keeps(self, name: str) -> bool:
-        """Whether a Gateway that has no fleet is still there, and nobody else's: its class is missing, or is not accepted.
+        """See `_stays`."""
+        return _stays(self._states.value, name)
 
-        Its Envoys serve what they have until somebody mends the class; deleted with their Services they would lose their addresses.
-        """
-        state = self._states.value
-        namespace, _, gateway_name = name.partition("/")
-        gateway = state.get(Gateway, ObjectRef(GATEWAY_GROUP, "Gateway", namespace, gateway_name)) if state else None
-        if state is None or gateway is None:
-            return state is None
-        found = state.get(GatewayClass, ObjectRef(GATEWAY_GROUP, "GatewayClass", "", gateway.gateway_class))
-        return found is None or found.controller == CONTROLLER
+
+def _stays(state: ClusterState | None, name: str) -> bool:
+    """Whether a Gateway that has no fleet is still there, and nobody else's: its class is missing, or is not accepted.
+
+    Its Envoys serve what they have until somebody mends the class; deleted with their Services they would lose their addresses.
+    """
+    namespace, _, gateway_name = name.partition("/")
+    gateway = state.get(Gateway, ObjectRef(GATEWAY_GROUP, "Gateway", namespace, gateway_name)) if state else None
+    if state is None or gateway is None:
+        return state is None
+    found = state.get(GatewayClass, ObjectRef(GATEWAY_GROUP, "GatewayClass", "", gateway.gateway_class))
+    return found is None or found.controller == CONTROLLER
 
 
 async def _follow(graphs: Latest[Graph], changed: asyncio.Event) -> None:

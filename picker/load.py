@@ -18,6 +18,7 @@ STALE_ERRORS = 3  # scrapes that failed in a row
 FREE_SLOTS = 8  # requests that a server without a queue surely runs at once
 FEEDBACK = 0.03  # seconds from the end of a request until the next one arrives: Envoy batches its log for 20 ms
 MAX_CONCURRENCY = 100  # requests that a server is given at once which cannot be scraped, while others wait
+_ABSURD = 1e9  # no server has so many requests or blocks: 2^64 - 1 is a counter that went below 0
 
 
 @dataclass(frozen=True)
@@ -302,7 +303,7 @@ def _figure(series: Series, labels: bytes, value: bytes) -> float | None:
         figure = float(_label(labels, series.label) if series.label else value)
     except ValueError:  # vLLM writes num_gpu_blocks="None" before it has measured
         return None
-    return figure if math.isfinite(figure) else None
+    return figure if figure < _ABSURD and math.isfinite(figure) else None
 
 
 @functools.cache

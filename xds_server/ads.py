@@ -68,8 +68,6 @@ class AdsSession:
         late = kind.late.pop(request.nonce, None)
         if late is not None and request.error is not None:
             self._nacked(kind, late, request.error, now)
-        if not self.delta and request.nonce and request.nonce != str(kind.serial):
-            return []  # a request about the newest response will follow
         if kind.flight is not None and request.nonce == kind.flight.nonce:
             kind.late.clear()  # answers come in the order of the responses
             if request.error is None:
@@ -77,6 +75,8 @@ class AdsSession:
             else:
                 self._nacked(kind, kind.flight, request.error, now)
         self._subscribe(kind, request)
+        if not self.delta and request.nonce and request.nonce != str(kind.serial):
+            return []  # what it asks for is answered once the newest response is
         return self._advance(now)
 
     def update(self, snapshot: Snapshot, now: float) -> list[Response]:

@@ -41,9 +41,17 @@ def read(config_map: Mapping[str, Any]) -> FrontProxy:
             "without an aggregation layer; start it with --requestheader-client-ca-file"
         )
     try:
+        ssl.create_default_context(cadata=authority)
+    except (ssl.SSLError, TypeError) as error:
+        raise NoFrontProxy(
+            f"requestheader-client-ca-file of the API server is no certificate in PEM: {error}"
+        ) from None
+    try:
         names = orjson.loads(data.get("requestheader-allowed-names") or "[]")
     except orjson.JSONDecodeError:
-        raise NoFrontProxy("requestheader-allowed-names of the API server is not a JSON list") from None
+        names = None
+    if not isinstance(names, list):
+        raise NoFrontProxy("requestheader-allowed-names of the API server is not a JSON list")
     return FrontProxy(authority + "\n", tuple(str(name) for name in names))
 
 

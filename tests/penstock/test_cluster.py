@@ -125,12 +125,18 @@ async def test_an_envoy_gets_the_fleet_of_its_account_and_no_other() -> None:
     subjects = {token(each): each for each in ("system:serviceaccount:d:gw-penstock", "system:serviceaccount:d:other")}
     mine, other = subjects
     graphs: Latest[Graph] = Latest()
-    admit = _admission(Reviews(), graphs)  # type: ignore[arg-type]
+    kept: set[str] = set()
+    admit = _admission(Reviews(), graphs, kept.__contains__)  # type: ignore[arg-type]
     assert await admit([("authorization", f"Bearer {mine}")]) is None  # no Gateway yet
     graphs.set(graph(gateway(), per_gateway=True))
     assert await admit([("authorization", f"Bearer {mine}")]) == "d/gw"
     assert await admit([("authorization", f"Bearer {other}")]) is None
     assert await admit([]) is None
+    kept.add("d/gw")  # its class is gone, and its Envoys go on with what they have
+    graphs.set(graph(per_gateway=True))
+    assert await admit([("authorization", f"Bearer {mine}")]) == "d/gw"
+    kept.clear()
+    assert await admit([("authorization", f"Bearer {mine}")]) is None
 
 
 async def test_a_gateway_whose_parameters_cannot_be_read_keeps_what_it_has() -> None:
@@ -185,3 +191,16 @@ def test_an_envoy_asks_for_the_pools_of_its_own_gateway_and_a_while_for_those_it
     assert "d/p" not in pools("d/gw")
     graphs.set(graph(gateway(), pool("p"), per_gateway=True))
     assert "d/p" not in pools("d/gw")
+
+
+def test_an_envoy_whose_class_is_gone_asks_for_the_pools_that_it_had() -> None:
+    now, kept = 0.0, {"d/gw"}
+    graphs: Latest[Graph] = Latest()
+    pools = _Pools(graphs, lambda: now, kept.__contains__)
+    for gone in (graph(per_gateway=True), graph(pool("p"), per_gateway=True)):
+        graphs.set(graph(gateway(), pool("p"), route("r", rule(to=[POOL])), per_gateway=True))
+        assert "d/p" in pools("d/gw")
+        graphs.set(gone)
+        now += 1000.0
+        assert ("d/p" in pools("d/gw")) is bool(kept)
+        kept.clear()

@@ -90,6 +90,8 @@ def test_missing_families_keep_defaults() -> None:
     assert parse(b'vllm:gpu_cache_usage_perc{engine="0"} 0.5\n') == Load(kv_usage=0.5)
     assert parse(b'vllm:num_requests_running 2\nvllm:cache_config_info{num_gpu_blocks="None"} 1\n') == Load(running=2)
     assert parse(b"vllm:num_requests_running NaN\nvllm:kv_cache_usage_perc 7\n") == Load(kv_usage=1.0)
+    below_zero = b"vllm:num_requests_running 18446744073709551615\nvllm:kv_cache_usage_perc 0.5\n"  # for ever its slots
+    assert parse(below_zero) == Load(kv_usage=0.5)
     assert parse(b'vllm:num_requests_running 1\nvllm:lora_requests_info{max_lora="x"} y\n') == Load(running=1)
 
 

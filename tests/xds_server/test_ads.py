@@ -85,6 +85,20 @@ def test_the_gate_opens_at_its_deadline_and_the_proxy_is_degraded() -> None:
     assert not peer.session.degraded
 
 
+def test_sotw_hears_that_a_name_was_dropped_while_a_response_was_on_its_way() -> None:
+    """Two listeners that change in turn drop a route and take it up again: its listener would wait for it for ever."""
+    peer = Peer(delta=False)
+    before, after = (Snapshot.of(routes=[resource("r", version), resource("s")]) for version in (0, 1))
+    peer.update(before)
+    assert peer.ask(RDS, "r", "s") == [(RDS, ["r", "s"], [])]
+    peer.ack(RDS)
+    old = peer.last[RDS].nonce
+    assert peer.update(after) == [(RDS, ["r"], [])]
+    for names in (("r",), ("r", "s")):  # said before that arrived
+        assert peer.took(peer.session.receive(Request(RDS, old, names=names), peer.now)) == []
+    assert peer.ack(RDS) == [(RDS, ["s"], [])]
+
+
 @pytest.mark.parametrize("delta", [True, False])
 def test_a_refusal_that_comes_too_late_is_of_what_it_names(delta: bool) -> None:
     """Envoy answers one response after the other, also those that nobody waits for any more."""

@@ -96,10 +96,20 @@ async def test_without_names_any_that_the_authority_has_signed_is_the_front_prox
 
 
 def test_the_cluster_says_whom_to_trust() -> None:
-    data = {"requestheader-client-ca-file": "PEM\n", "requestheader-allowed-names": '["a", "b"]'}
-    assert read({"data": data}) == FrontProxy("PEM\n", ("a", "b"))
+    pem = FRONT.certificate.decode()
+    data = {"requestheader-client-ca-file": pem, "requestheader-allowed-names": '["a", "b"]'}
+    assert read({"data": data}) == FrontProxy(pem, ("a", "b"))
     assert read({"data": data | {"requestheader-allowed-names": ""}}).names == ()
     with pytest.raises(NoFrontProxy, match="--requestheader-client-ca-file"):
         read({"data": {"client-ca-file": "PEM"}})
     with pytest.raises(NoFrontProxy, match="not a JSON list"):
         read({"data": data | {"requestheader-allowed-names": "a,b"}})
+    with pytest.raises(NoFrontProxy, match="not a JSON list"):
+        read({"data": data | {"requestheader-allowed-names": "5"}})
+    for broken in (
+        "PEM",
+        "PÉM",
+        pem.replace("A", "B"),
+    ):  # it is read again and again: what is wrong there must end nobody
+        with pytest.raises(NoFrontProxy, match="no certificate in PEM"):
+            read({"data": data | {"requestheader-client-ca-file": broken}})
