@@ -19,6 +19,7 @@ from xds_server.model.names import AI_NAMESPACE, PENSTOCK_NAMESPACE, STAND_IN_PR
 
 SERVICE = "envoy.service.accesslog.v3.AccessLogService"
 TTFT_TAG = "ttft"
+_ABSURD = 1e12  # tokens of one request
 
 # ResponseFlags field -> the short name of %RESPONSE_FLAGS%.
 FLAGS: Mapping[str, str] = {
@@ -168,4 +169,6 @@ def _first(usage: Mapping[str, Any], *names: str) -> int | None:
 
 
 def _number(fields: Mapping[str, Any], name: str) -> int | None:
-    return int(fields[name].number_value) if name in fields else None
+    """Tokens; None also for what no server can have counted."""
+    found = fields[name].number_value if name in fields else -1.0
+    return int(found) if 0.0 <= found < _ABSURD else None

@@ -1,5 +1,7 @@
 """Access log entries as Envoy writes them, through a real gRPC server."""
 
+import math
+
 import grpc
 import pytest
 from envoy.data.accesslog.v3 import accesslog_pb2 as data
@@ -57,6 +59,17 @@ def test_anthropics_input_tokens_leave_out_what_was_cached() -> None:
         entry_of({"common_properties": {"metadata": {"filter_metadata": {"ai": {"cache_read_tokens": 96}}}}})
     )
     assert none.input_tokens is None
+
+
+@pytest.mark.parametrize("figure", [math.inf, -math.inf, math.nan, 1e308, 1e12, -1.0])
+def test_what_no_server_can_have_counted_is_not_known(figure: float) -> None:
+    """A server says what it likes: an entry that cannot be read ends the stream, and the entries of others beside it are lost."""
+    entry = entry_of(FULL)
+    usage = entry.common_properties.metadata.filter_metadata["ai"].fields
+    for name in ("prompt_tokens", "completion_tokens", "cached_tokens"):
+        usage[name].number_value = figure
+    found = log_entry(entry)
+    assert (found.input_tokens, found.output_tokens, found.cached_tokens) == (None, None, None)
 
 
 def test_a_full_entry() -> None:
