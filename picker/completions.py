@@ -103,10 +103,16 @@ def access_log_handler(
         if admit is not None:
             await admit(context)
         async for message in messages:
+            failed: Exception | None = None
             for entry in message.http_logs.log_entry:
                 common = entry.common_properties  # a long stream may be logged before it ends
                 if not common.intermediate_log_entry and not _handed_on(common):
-                    ended(log_entry(entry))
+                    try:
+                        ended(log_entry(entry))
+                    except Exception as error:  # noqa: BLE001  told below; the others of the batch would else be in flight for ever
+                        failed = error
+            if failed is not None:
+                raise failed
         return als_pb2.StreamAccessLogsResponse()
 
     method = grpc.stream_unary_rpc_method_handler(
