@@ -19,6 +19,7 @@ from xds_server.model.names import AI_NAMESPACE, PENSTOCK_NAMESPACE, STAND_IN_PR
 
 SERVICE = "envoy.service.accesslog.v3.AccessLogService"
 TTFT_TAG = "ttft"
+_ABSURD = 1e12  # tokens of one request
 
 # ResponseFlags field -> the short name of %RESPONSE_FLAGS%.
 FLAGS: Mapping[str, str] = {
@@ -102,10 +103,16 @@ def access_log_handler(
         if admit is not None:
             await admit(context)
         async for message in messages:
+            failed: Exception | None = None
             for entry in message.http_logs.log_entry:
                 common = entry.common_properties  # a long stream may be logged before it ends
                 if not common.intermediate_log_entry and not _handed_on(common):
-                    ended(log_entry(entry))
+                    try:
+                        ended(log_entry(entry))
+                    except Exception as error:  # noqa: BLE001  told below; the others of the batch would else be in flight for ever
+                        failed = error
+            if failed is not None:
+                raise failed
         return als_pb2.StreamAccessLogsResponse()
 
     method = grpc.stream_unary_rpc_method_handler(
@@ -168,4 +175,6 @@ def _first(usage: Mapping[str, Any], *names: str) -> int | None:
 
 
 def _number(fields: Mapping[str, Any], name: str) -> int | None:
-    return int(fields[name].number_value) if name in fields else None
+    """Tokens; None also for what no server can have counted."""
+    found = fields[name].number_value if name in fields else -1.0
+    return int(found) if 0.0 <= found < _ABSURD else None

@@ -178,11 +178,11 @@ class Scraper:
             self._drop(self._targets.pop(key))
         for key in wanted.keys() - self._targets.keys():
             request = f"GET {self._settings.path} HTTP/1.1\r\nHost: {key}\r\nAccept: text/plain\r\n\r\n".encode()
-            labels = dict(next(iter(wanted[key].values())).labels)
-            target = self._targets[key] = _Target(key, {}, labels.get(ENGINE_LABEL, ""), request)
+            target = self._targets[key] = _Target(key, {}, "", request)
             self._at(target, self._now() + self._random.random() * 0.1)
         for key, found in wanted.items():
-            self._targets[key].endpoints = found
+            labels = dict(next(iter(found.values())).labels)
+            self._targets[key].endpoints, self._targets[key].engine = found, labels.get(ENGINE_LABEL, "")
 
     def hurry(self, endpoint: str) -> None:
         """An idle endpoint got a request: do not wait for its slow turn."""

@@ -1,5 +1,9 @@
 """Access log entries as Envoy writes them, through a real gRPC server."""
 
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
 import grpc
 import pytest
 from envoy.data.accesslog.v3 import accesslog_pb2 as data
@@ -59,6 +63,17 @@ def test_anthropics_input_tokens_leave_out_what_was_cached() -> None:
     assert none.input_tokens is None
 
 
+@pytest.mark.parametrize("figure", [math.inf, -math.inf, math.nan, 1e308, 1e12, -1.0])
+def test_what_no_server_can_have_counted_is_not_known(figure: float) -> None:
+    """A server says what it likes: an entry that cannot be read ends the stream, and the entries of others beside it are lost."""
+    entry = entry_of(FULL)
+    usage = entry.common_properties.metadata.filter_metadata["ai"].fields
+    for name in ("prompt_tokens", "completion_tokens", "cached_tokens"):
+        usage[name].number_value = figure
+    found = log_entry(entry)
+    assert (found.input_tokens, found.output_tokens, found.cached_tokens) == (None, None, None)
+
+
 def test_a_full_entry() -> None:
     assert log_entry(entry_of(FULL)) == LogEntry(
         id="abc",
@@ -106,10 +121,11 @@ def test_every_flag_of_the_api_has_a_name() -> None:
     assert set(FLAGS) == {field.name for field in data.ResponseFlags.DESCRIPTOR.fields}
 
 
-async def test_the_service_calls_once_per_request() -> None:
-    heard: list[LogEntry] = []
+@asynccontextmanager
+async def logging_to(ended: Callable[[LogEntry], None]) -> AsyncIterator[Callable[..., Awaitable[object]]]:
+    """Gives a call that sends batches of entries over one stream."""
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((access_log_handler(heard.append),))
+    server.add_generic_rpc_handlers((access_log_handler(ended),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -119,22 +135,38 @@ async def test_the_service_calls_once_per_request() -> None:
                 request_serializer=als_pb2.StreamAccessLogsMessage.SerializeToString,
                 response_deserializer=als_pb2.StreamAccessLogsResponse.FromString,
             )
-            midway = {"common_properties": {"intermediate_log_entry": True}, "request": {"request_id": "r-2"}}
-            inner = {"envoy_internal_address": {"server_listener_name": "ask/pool/ns/p"}}
-            handed_on = {"common_properties": {"upstream_cluster": "over/pool/ns/p", "upstream_remote_address": inner}}
-            not_reached = {
-                "common_properties": {"upstream_cluster": "over/pool/ns/p"},
-                "request": {"request_id": "r-3"},
-            }
-            batches = [[FULL, midway, handed_on], [{"request": {"request_id": "r-2"}}, not_reached]]
 
-            async def messages():
+            async def messages(batches):
                 for batch in batches:
                     message = als_pb2.StreamAccessLogsMessage()
                     message.http_logs.log_entry.extend(map(entry_of, batch))
                     yield message
 
-            await call(messages())
+            yield lambda *batches: call(messages(batches))
     finally:
         await server.stop(None)
+
+
+async def test_the_service_calls_once_per_request() -> None:
+    heard: list[LogEntry] = []
+    midway = {"common_properties": {"intermediate_log_entry": True}, "request": {"request_id": "r-2"}}
+    inner = {"envoy_internal_address": {"server_listener_name": "ask/pool/ns/p"}}
+    handed_on = {"common_properties": {"upstream_cluster": "over/pool/ns/p", "upstream_remote_address": inner}}
+    not_reached = {"common_properties": {"upstream_cluster": "over/pool/ns/p"}, "request": {"request_id": "r-3"}}
+    async with logging_to(heard.append) as send:
+        await send([FULL, midway, handed_on], [{"request": {"request_id": "r-2"}}, not_reached])
     assert [entry.request_id for entry in heard] == ["r-1", "r-2", "r-3"]
+
+
+async def test_an_entry_that_is_our_mistake_takes_no_other_of_its_batch_along() -> None:
+    heard: list[str] = []
+
+    def ended(entry: LogEntry) -> None:
+        heard.append(entry.request_id)
+        if entry.request_id == "r-1":
+            raise RuntimeError("our mistake")
+
+    async with logging_to(ended) as send:
+        with pytest.raises(grpc.aio.AioRpcError, match="our mistake"):  # Envoy opens another stream
+            await send([FULL, {"request": {"request_id": "r-2"}}])
+    assert heard == ["r-1", "r-2"]

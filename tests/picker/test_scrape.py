@@ -12,7 +12,7 @@ from penstock.sim.server import SimServer, SimSettings, several
 from picker.inflight import LogEntry
 from picker.load import Load
 from picker.scorers import waiting
-from picker.scrape import BadPage, Scraper, ScrapeSettings, page_of
+from picker.scrape import ENGINE_LABEL, BadPage, Scraper, ScrapeSettings, page_of
 from picker.signals import Signals
 from tests.picker.test_inflight import decision
 from xds_server.model.graph import Endpoint
@@ -286,6 +286,18 @@ async def served_by(reply: Callable[[int], bytes | None]) -> tuple[asyncio.Serve
 
 PAGE = b"vllm:num_requests_running 1\n"
 OK = HEAD + b"content-length: %d\r\n\r\n%b" % (len(PAGE), PAGE)
+
+
+async def test_a_label_that_is_corrected_counts() -> None:
+    server, endpoint = await served_by(lambda _: OK)
+    wrong = replace(endpoint, labels=((ENGINE_LABEL, "sglang"),))
+    signals = Watched()
+    signals.update({"ns/p": [wrong]})
+    async with server, Scraping(signals) as scraper:
+        scraper.update([wrong])
+        await signals.until(lambda: signals.loads("ns/p")[str(wrong)].errors > 0)
+        scraper.update([replace(endpoint, labels=((ENGINE_LABEL, "vllm"),))])
+        await signals.until(lambda: signals.loads("ns/p")[str(wrong)].running == 1)
 
 
 async def test_a_kept_connection_that_was_closed_is_not_an_error() -> None:

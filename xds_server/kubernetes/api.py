@@ -114,7 +114,7 @@ class Api:
         access = self._access
         for refused in (False, True):
             headers = {"Accept": "application/json", "Content-Type": content}
-            if token := await access.token(refused):
+            if token := await _token(access, refused):
                 headers["Authorization"] = token
             async with self._session.request(
                 method, access.host + path, params=parameters, data=data, headers=headers, timeout=timeout,
@@ -147,6 +147,14 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
         if hasattr(socket, name):
             found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return found
+
+
+async def _token(access: Access, refused: bool) -> str:
+    """Raises ApiError 0 for whatever an exec plugin, or a file of it, has to say: it may be well in a moment."""
+    try:
+        return await access.token(refused)
+    except Exception as error:
+        raise ApiError(0, "NoToken", f"no token for the API server: {error or type(error).__name__}") from error
 
 
 async def _refusal(answer: aiohttp.ClientResponse, path: str) -> ApiError:

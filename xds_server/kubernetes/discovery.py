@@ -23,6 +23,11 @@ class Discovery:
         self._missed: dict[tuple[str, str], int] = {}
         self.kinds: dict[tuple[str, str], Resource] | None = None  # None until every group has answered once
 
+    @property
+    def missing(self) -> bool:
+        """Whether a kind was not found that is believed to be there: the next look decides, and should be some time later."""
+        return bool(self._missed)
+
     def update(self, answers: Answers) -> None:
         self._lists.update({place: found for place, found in answers.items() if found is not None})
         if self._lists.keys() < answers.keys():

@@ -112,9 +112,12 @@ class Source:
             if kinds != before:
                 self._observe(KindsChanged(tuple(sorted(str(each) for each in kinds.values()))))
                 self._dirty.set()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._pace.discover):
-                    await self._rediscover.wait()
+            if self._discovery.missing:  # all queries fail at once with 404, and that must not be the second look
+                await asyncio.sleep(self._pace.discover)
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._pace.discover):
+                        await self._rediscover.wait()
             self._rediscover.clear()
 
     # --- which queries ------------------------------------------------------------------------------------------------

@@ -94,3 +94,17 @@ async def test_a_refused_token_is_renewed_once() -> None:
         with pytest.raises(ApiError, match="401"):
             await api.get(f"{SERVICES}/a")
     assert asked == [False, True, False, True]
+
+
+async def test_a_token_that_is_not_to_be_had_is_an_answer_that_did_not_come() -> None:
+    """An exec plugin may fail for a moment, as whatever it asks; who calls is ready for an API server that does."""
+
+    async def token(refused: bool) -> str:
+        raise RuntimeError("exec: process returned 1")
+
+    fake = FakeApi()
+    async with fake.serve() as plain, connect(dataclasses.replace(plain._access, token=token)) as api:
+        for asked in (api.get("/api/v1/namespaces"), anext(api.watch("/api/v1/namespaces", {}, 1.0))):
+            with pytest.raises(ApiError, match="exec: process returned 1") as caught:
+                await asked
+            assert (caught.value.code, caught.value.reason) == (0, "NoToken")

@@ -266,6 +266,22 @@ async def test_a_crd_comes_and_goes(fake: FakeApi) -> None:
         assert ObjectRef(GROUP, "HTTPRoute", "default", "a") not in world.source.held
 
 
+async def test_a_server_that_does_not_know_its_crds_yet_takes_nothing_away(fake: FakeApi) -> None:
+    """All watches end at once with it, and each 404 asks for another look: many of these in a row are one."""
+    gateway(fake)
+    route(fake, "a")
+    world = World(fake, replace(PACE, discover=20.0))
+    async with fake.serve() as api, running(world.run(api)):
+        await world.until(lambda _: True)
+        known = {plural: fake.kinds.pop(plural) for plural in ("gateways", "httproutes", "gatewayclasses")}
+        fake.drop()
+        await world.facts.until(lambda: len([each for each in world.facts.of(WatchFailed) if each.code == 404]) > 20)
+        fake.kinds |= known
+        route(fake, "b")
+        state = await world.until(lambda state: names(state, HTTPRoute) == ["a", "b"])
+    assert all(names(each, Gateway) == ["gw"] for each in world.history) and names(state, Gateway) == ["gw"]
+
+
 async def test_only_the_given_namespaces_are_asked_for(fake: FakeApi) -> None:
     for namespace in ("red", "blue", "green"):
         fake.put("namespaces", namespace)
