@@ -94,7 +94,7 @@ class Exporters:
 
     async def _ask(self, session: aiohttp.ClientSession, target: _Target) -> None:
         try:
-            async with session.get(target.url) as answer:
+            async with session.get(target.url, allow_redirects=False) as answer:
                 answer.raise_for_status()
                 page = await whole(answer, _LARGEST)
         except (aiohttp.ClientError, TimeoutError, OSError):

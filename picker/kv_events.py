@@ -306,7 +306,8 @@ class KvEvents:
         found = None
         if self._session is not None:
             try:
-                async with self._session.get(f"http://{one.endpoint.host_port}{SOURCES}") as response:
+                url = f"http://{one.endpoint.host_port}{SOURCES}"
+                async with self._session.get(url, allow_redirects=False) as response:
                     page = await whole(response, 1 << 16)
                     alone = not one.endpoint.by_header  # behind one port rank 0 speaks for no other
                     found = ports_of(page, one.endpoint.rank, alone=alone) if response.status == 200 else None

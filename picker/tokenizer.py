@@ -175,7 +175,8 @@ class Tokenizer:
         began = self._clock()
         try:
             headers = {"content-type": "application/json"}
-            async with session.post(f"http://{host_port(server)}{path}", data=body, headers=headers) as response:
+            url = f"http://{host_port(server)}{path}"
+            async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 if response.status == 200:
                     return await whole(response, _ANSWER)
                 if response.status in _REFUSED:

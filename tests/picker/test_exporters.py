@@ -90,6 +90,21 @@ async def test_a_page_that_comes_in_pieces_is_read_to_its_end() -> None:
             assert [of(signals, each) for each in pods] == [0.3, 0.3]
 
 
+async def test_a_server_sends_nobody_elsewhere() -> None:
+    page, moved = Page("DCGM_FI_DEV_GPU_UTIL 80\n"), Page(None)
+
+    async def elsewhere(_: web.Request) -> web.StreamResponse:
+        moved.asked += 1
+        raise web.HTTPFound(f"http://127.0.0.1:{port}/metrics")
+
+    moved.serve = elsewhere  # type: ignore[method-assign]
+    async with exporter(page) as port, exporter(moved) as other:
+        pod = Endpoint("127.0.0.1", 8000)
+        async with running(("ns", Exporter(other, interval=FAST), [pod])):
+            await until(lambda: moved.asked > 1, "it to be asked again")
+    assert page.asked == 0
+
+
 async def test_what_an_exporter_does_not_say_any_more_is_not_known() -> None:
     page = Page("DCGM_FI_DEV_GPU_UTIL 40\n")
     async with exporter(page) as port:
