@@ -86,9 +86,8 @@ class Lease:
             return
         if ours:
             if not self._leading.value:
-                self._lead(
-                    False
-                )  # over by the clock, and perhaps nobody was told: who asked meanwhile has to ask again
+                # Over by the clock, and perhaps nobody was told: who asked meanwhile has to ask again.
+                self._lead(False)
             self._renewed = began
             self._leading.until = self._limit()
         self._lead(ours)
