@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tests.xds_server.model_envoy import ModelEnvoy, content, resource
 from xds_server.ads import AdsSession, Timing
 from xds_server.facts import Acked, Nacked, Pushed, Response
-from xds_server.snapshot import LDS, RDS, Snapshot
+from xds_server.snapshot import CDS, EDS, LDS, RDS, Snapshot
 
 BAD = st.sampled_from([False] * 7 + [True])
 VERSIONS = st.integers(0, 2)
@@ -46,6 +46,7 @@ class Machine(RuleBasedStateMachine):
         self.now = 0.0
         self.envoy = ModelEnvoy(delta=self.delta)
         self.snapshot = snapshot
+        self.older: list[Snapshot] = []
         self.refused: dict[tuple[str, str, str], float] = {}  # when
         self.open()
 
@@ -74,6 +75,23 @@ class Machine(RuleBasedStateMachine):
     def update(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.send(self.session.update(snapshot, self.now))
+
+    @rule(data=st.data(), url=st.sampled_from([CDS, EDS, RDS]))
+    def edit(self, data: st.DataObject, url: str) -> None:
+        """One collection is new and the others are the same objects as before, as `translate.advance` leaves them."""
+        clusters = sorted(self.snapshot.of_type(CDS))
+        refs = st.lists(st.sampled_from(clusters), unique=True) if clusters and url == RDS else st.just([])
+        made = {
+            name: resource(name, data.draw(VERSIONS), bad=url != EDS and data.draw(BAD), refs=data.draw(refs))
+            for name in (sorted(self.snapshot.of_type(RDS)) if url == RDS else clusters)
+        }
+        self.older = [*self.older[-3:], self.snapshot]
+        self.update(Snapshot({**self.snapshot.resources, url: made}))
+
+    @rule(data=st.data())
+    def revert(self, data: st.DataObject) -> None:
+        """A snapshot of before comes back, itself."""
+        self.update(data.draw(st.sampled_from([self.snapshot, *self.older])))
 
     @rule(count=st.integers(1, 4))
     def to_envoy(self, count: int) -> None:
