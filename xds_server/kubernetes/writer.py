@@ -181,7 +181,7 @@ class Writer:
         found = await self._api.patch(f"{entry.path}/status", body, MANAGER)
         self._pacing.wrote(ref, wish, loop.time())
         self._failures.pop(ref, None)
-        self._held.put(ref, Entry.of(entry.path, found))
+        self._answered(ref, entry, found)
         self._observe(StatusWritten(ref, loop.time() - began))
 
     async def _recover(self, ref: ObjectRef, entry: Entry, error: ApiError) -> None:
@@ -190,7 +190,7 @@ class Writer:
         delay = self._effort.backoff.delay(failures, self._chance, error.retry_after)
         if error.code in (404, 409):
             try:
-                self._held.put(ref, Entry.of(entry.path, await self._api.get(entry.path)))
+                self._answered(ref, entry, await self._api.get(entry.path))
             except ApiError as again:
                 if again.code == 404:
                     self._held.remove(ref, entry.path)
@@ -203,6 +203,12 @@ class Writer:
                     return
         self._observe(StatusFailed(ref, error.code, error.message, delay))
         self._later(ref, delay)
+
+    def _answered(self, ref: ObjectRef, entry: Entry, found: dict[str, Any]) -> None:
+        """Held, unless the object that it was asked of is gone by now: a watch may tell that before the answer comes."""
+        now = self._held.entry(ref)
+        if now is not None and now.uid == entry.uid:
+            self._held.put(ref, Entry.of(entry.path, found))
 
     def _forget(self, ref: ObjectRef) -> None:
         self._pacing.forget(ref)

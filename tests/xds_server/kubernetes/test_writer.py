@@ -4,6 +4,8 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from tests.xds_server.kubernetes.fake_api import Asked, FakeApi, Refused
 from tests.xds_server.kubernetes.helpers import GROUP, QUICK, Facts, certain, running, soon
 from xds_server.kubernetes.api import Api
@@ -96,6 +98,28 @@ async def test_the_answer_is_held_at_once_and_the_late_watch_event_changes_nothi
         world.graphs.set(graph(status("a", "new")))
         await world.written(2)
     assert world.patches == 2
+
+
+@pytest.mark.parametrize("back", [False, True])
+async def test_an_answer_that_outlives_its_object_is_not_held(back: bool) -> None:
+    """The watch has told meanwhile that it is gone, and perhaps that there is another of its name."""
+    fake = FakeApi()
+    world = World(fake, "a")
+    other = {"metadata": {**fake.get("httproutes", "a")["metadata"], "uid": "another"}}
+
+    def overtaken(asked: Asked) -> None:
+        if asked.verb == "patch":
+            fake.before.clear()
+            world.held.remove(ref("a"), ROUTES.path("default", "a"))
+            if back:
+                world.hold(other)
+
+    fake.before.append(overtaken)
+    async with fake.serve() as api, running(world.run(api)):
+        world.graphs.set(graph(status("a")))
+        await world.written(1)
+        found = world.held.entry(ref("a"))
+    assert (found and found.uid) == ("another" if back else None)
 
 
 async def test_an_entry_that_somebody_adds_meanwhile_is_kept() -> None:
