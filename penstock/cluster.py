@@ -201,10 +201,13 @@ class _Pools:
         return self._until.get(fleet, {})
 
     def _update(self, graph: Graph, now: float) -> None:
-        found = {name: left for name, left in self._until.items() if name not in graph.fleets and self._keeps(name)}
+        rest = {
+            name: {pool: until for pool, until in pools.items() if until > now} for name, pools in self._until.items()
+        }
+        found = {name: pools for name, pools in rest.items() if name not in graph.fleets and self._keeps(name)}
         for name, fleet in graph.fleets.items():
             used = [backend.ref for backend in fleet.backends.values() if backend.pool]
-            left = {pool: min(until, now + _LINGER) for pool, until in self._until.get(name, {}).items() if until > now}
+            left = {pool: min(until, now + _LINGER) for pool, until in rest.get(name, {}).items()}
             found[name] = left | {f"{ref.namespace}/{ref.name}": math.inf for ref in used}
         self._until = found
         self._next = min((until for pools in found.values() for until in pools.values()), default=math.inf)
