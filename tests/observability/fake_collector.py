@@ -1,16 +1,17 @@
 """An OTLP collector, over HTTP and over gRPC: keeps what it is sent, and refuses what the protocol forbids."""
 
 import gzip
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
+
+from tests.threaded import threaded
 
 _KINDS = {
     "/v1/metrics": (metrics.ExportMetricsServiceRequest, metrics.ExportMetricsServiceResponse),
@@ -70,14 +71,8 @@ class FakeCollector:
             def log_message(self, *_: object) -> None:
                 pass
 
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-            thread.start()
-            try:
-                yield f"http://127.0.0.1:{server.server_port}"
-            finally:  # of a test that failed, too, or the thread would keep the process from ending
-                server.shutdown()
-                thread.join()
+        with threaded(Handler) as address:
+            yield f"http://{address}"
 
     @contextmanager
     def grpc(self) -> Iterator[str]:

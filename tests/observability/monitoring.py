@@ -4,16 +4,17 @@ objectives (google/monitoring/v3/service.proto, service_service.proto).
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from google.cloud.monitoring_dashboard_v1 import Dashboard
 from google.cloud.monitoring_v3 import AlertPolicy, Service, ServiceLevelObjective
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+
+from tests.threaded import threaded
 
 PAGE = 3
 _TYPES = {
@@ -185,13 +186,6 @@ def fake_monitoring() -> Iterator[FakeMonitoring]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    fake.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with threaded(Handler) as address:
+        fake.endpoint = f"http://{address}"
         yield fake
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

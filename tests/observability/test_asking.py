@@ -2,10 +2,9 @@
 
 import json
 import math
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,6 +12,7 @@ import pytest
 
 from observability.asking import Prometheus, QueryError
 from observability.pictures.data import Span
+from tests.threaded import threaded
 
 
 @contextmanager
@@ -34,14 +34,8 @@ def server(result: Any, status: int = 200) -> Iterator[tuple[str, list[dict[str,
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{made.server_port}/", asked
-        finally:
-            made.shutdown()
-            thread.join()
+    with threaded(Handler) as address:
+        yield f"http://{address}/", asked
 
 
 def test_values_now() -> None:

@@ -2,10 +2,9 @@
 
 import argparse
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from penstock.autoscale import pool_name, target
 from penstock.cli import main
 from tests.e2e.waiting import free_port
 from tests.picker.test_demand import demand, figures
+from tests.threaded import threaded
 
 FOUND = explain.document(read(demand(figures(waiting=4.0, age=1.0), queued=2)), 2)
 
@@ -36,15 +36,8 @@ def telemetry(code: int, body: Any) -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with threaded(Handler) as address:
+        yield address, asked
 
 
 def test_it_asks_the_gateway_and_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
