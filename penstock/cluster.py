@@ -147,19 +147,23 @@ async def joined(
         lease = Lease(api, settings.namespace, LEASE, settings.identity, leading, observe)
         writer = Writer(api, told, source.held, leading, observe)
         work: list[Callable[[], Coroutine[Any, Any, Any]]] = [source.run, lease.run, writer.run]
+
+        def keeps(name: str) -> bool:
+            return stays(states.value, name)
+
         if settings.provision:
             makes = _Maker(states, graphs, source, infrastructure)
-            work.append(Provisioner(api, graphs, leading, makes, observe, keeps=makes.keeps).run)
+            work.append(Provisioner(api, graphs, leading, makes, observe, keeps=keeps).run)
         found = Joined(
             credentials=certificate.credentials,
-            identify=_admission(api, graphs, lambda name: _stays(states.value, name)),
+            identify=_admission(api, graphs, keeps),
             trust=trust(infrastructure),
             api=api,
             certificate=certificate,
             authority=keys.certificate,
             work=(),
             changed=asyncio.Event(),
-            pools=_Pools(graphs, keeps=lambda name: _stays(states.value, name)),
+            pools=_Pools(graphs, keeps=keeps),
         )
         work += [lambda: _tell(graphs, told, found), lambda: _follow(graphs, found.changed)]
         found.work = tuple(work)
@@ -306,12 +310,8 @@ class _Maker:
         known, made = self._last.get(name, ("", []))
         return made if known == uid or not uid else []
 
-    def keeps(self, name: str) -> bool:
-        """See `_stays`."""
-        return _stays(self._states.value, name)
 
-
-def _stays(state: ClusterState | None, name: str) -> bool:
+def stays(state: ClusterState | None, name: str) -> bool:
     """Whether a Gateway that has no fleet is still there, and nobody else's: its class is missing, or is not accepted.
 
     Its Envoys serve what they have until somebody mends the class; deleted with their Services they would lose their addresses.

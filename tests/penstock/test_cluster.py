@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from observability.hub import Hub
-from penstock.cluster import AUTHORITY, Joined, _admission, _Maker, _Pools, attachment, joined
+from penstock.cluster import AUTHORITY, Joined, _admission, _Maker, _Pools, attachment, joined, stays
 from penstock.process import UserError
 from penstock.settings import Kubernetes
 from tests.xds_server.kubernetes.fake_api import FakeApi
@@ -164,8 +164,6 @@ async def test_a_gateway_whose_parameters_cannot_be_read_keeps_what_it_has() -> 
 
 
 def test_a_class_that_goes_takes_no_envoys_along() -> None:
-    states: Latest[ClusterState] = Latest()
-    make = _Maker(states, Latest(), None, Infrastructure(xds="x:1", server_name="x", authority=""))  # type: ignore[arg-type]
     theirs = thing("GatewayClass", "penstock", {"controllerName": "example.com/other"})
     for objects, kept in (
         ((our_class(), gateway()), True),
@@ -173,8 +171,7 @@ def test_a_class_that_goes_takes_no_envoys_along() -> None:
         ((theirs, gateway()), False),
         ((), False),
     ):
-        states.set(ClusterState.of(objects))
-        assert make.keeps("d/gw") is kept
+        assert stays(ClusterState.of(objects), "d/gw") is kept
 
 
 def test_an_envoy_asks_for_the_pools_of_its_own_gateway_and_a_while_for_those_it_had() -> None:
